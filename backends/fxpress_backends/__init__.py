@@ -1,0 +1,1 @@
+"""The program leaves: artifacts, their targets, and measuring them."""

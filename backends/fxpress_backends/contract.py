@@ -1,0 +1,84 @@
+"""Backend, Target, Artifact: a verified Program goes in, a folder that runs anywhere comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from fxpress_ir import Program
+from numpy.typing import NDArray
+
+Arrays = tuple[NDArray[Any], ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place where a program can run, with its card.
+
+    Attributes:
+        name: as users write it, ``onnx:int``.
+        description: one line for the table of targets.
+        stages: the program stages that it takes.
+        storage: how 8-bit signed activations are stored, ``s8`` or ``u8+128``.
+        accumulator_bits: width of integer accumulators.
+        features: instruction sets or runtimes that it uses, for the card.
+    """
+
+    name: str
+    description: str
+    stages: tuple[str, ...]
+    storage: str = "s8"
+    accumulator_bits: int = 32
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a backend cannot take a node: the node, the reason and the way on."""
+
+    node: str
+    reason: str
+    way_on: str = ""
+
+
+class Runner(Protocol):
+    """A loaded payload."""
+
+    def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
+        """Execute once; inputs already hold to the signature."""
+        ...
+
+
+class Backend(Protocol):
+    """One room: says what it cannot take before any work, writes a payload, loads it back."""
+
+    def targets(self) -> tuple[Target, ...]: ...
+
+    def legalize(self, program: Program, target: Target) -> tuple[Refusal, ...]:
+        """Every reason why `target` cannot take the program; empty when it can."""
+        ...
+
+    def lower(self, program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
+        """Write the payload's files into `folder`; returns what to record in the manifest under ``details`` (JSON)."""
+        ...
+
+    def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
+        """Open a payload whose hashes were checked; ``options`` are the runtime's (threads, providers)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Quality that a caller measured on the artifact and wants recorded in its manifest."""
+
+    name: str
+    value: float
+    data: str = field(default="")
+
+
+def as_array(value: Any) -> NDArray[Any]:
+    """A NumPy view of an array or a CPU tensor."""
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)

@@ -1,0 +1,11 @@
+"""What a program is: the value, its operators, its rules and its text."""
+
+from __future__ import annotations
+
+from .capture import capture
+from .errors import FxpressError
+from .printer import text
+from .program import Dimension, Edit, InputSpec, Program
+from .verify import Certificate, verify, violations
+
+__all__ = ["Certificate", "Dimension", "Edit", "FxpressError", "InputSpec", "Program", "capture", "text", "verify", "violations"]

@@ -1,0 +1,65 @@
+"""The integer operators: one table, read by the verifier, the NumPy reference, ONNX and TVM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import border, linear, pool, requantize
+from .border import quantize_channels
+from .library import Fact, Interval, Operator, Proof, arguments, constant
+
+OPERATORS: dict[Any, Operator] = {
+    row.overload: row
+    for row in (
+        border.quantize,
+        border.dequantize,
+        border.fake_quantize,
+        border.fake_quantize_channels,
+        linear.conv2d,
+        linear.linear,
+        requantize.requantize,
+        requantize.add,
+        pool.max_pool2d,
+        pool.sum_pool2d,
+    )
+}
+"""Every operator of the ``fxp`` namespace, by its overload."""
+
+INTEGER_OPERATORS = {overload: row for overload, row in OPERATORS.items() if row.prove is not None}
+"""The operators that an integer program may hold, borders included."""
+
+_aten = torch.ops.aten
+SHAPE_OPERATORS = frozenset(
+    {
+        _aten.flatten.using_ints,
+        _aten.view.default,
+        _aten.reshape.default,
+        _aten.permute.default,
+        _aten.transpose.int,
+        _aten.unsqueeze.default,
+        _aten.squeeze.dim,
+        _aten.squeeze.dims,
+        _aten.contiguous.default,
+        _aten.clone.default,
+    }
+)
+"""ATen operators that move values without changing them; every stage may hold them."""
+
+SIZE_OPERATORS = frozenset({_aten.sym_size.int})
+"""Operators that give a dimension's size; their results are arguments of shape operators."""
+
+__all__ = [
+    "INTEGER_OPERATORS",
+    "OPERATORS",
+    "SHAPE_OPERATORS",
+    "SIZE_OPERATORS",
+    "Fact",
+    "Interval",
+    "Operator",
+    "Proof",
+    "arguments",
+    "constant",
+    "quantize_channels",
+]
