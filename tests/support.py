@@ -1,0 +1,83 @@
+"""Programs made by hand, for tests that need an integer program without the passes that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from fxpress_ir import Edit, Program, capture
+from torch import Tensor, fx, nn
+
+fxp = torch.ops.fxp
+aten = torch.ops.aten
+
+
+class _Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x
+
+
+def built(shape: Sequence[int], body: Callable[[Edit, fx.Node], fx.Node], *, stage: str = "integer", dtype: torch.dtype = torch.float32) -> Program:
+    """A program with one input ``x`` of `shape` (dimension 0 dynamic, named batch) whose graph `body` writes.
+
+    `body` gets the edit, positioned after the input, and the input's node; it returns the node of the only output.
+    """
+    program = capture(_Twice(), (torch.zeros(*shape, dtype=dtype),), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+    edit = program.edit()
+    x = edit.here(program.placeholders()[0])
+    old = edit.here(program.outputs()[0])
+    with edit.graph.inserting_before(old):
+        new = body(edit, x)
+    edit.replace(old, new)
+    return edit.finish(stage=stage)
+
+
+def multipliers(values: Sequence[int] | Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.int32)
+
+
+def conv(edit: Edit, x: fx.Node, weight: Tensor, bias: Tensor | None, b: Tensor, c: int, *, relu: bool, stride: int = 1, padding: int = 1, name: str = "conv") -> fx.Node:
+    """conv2d and its requantisation to u8 (relu) or s8."""
+    w = edit.add_tensor(f"{name}.weight", weight)
+    bias_node = None if bias is None else edit.add_tensor(f"{name}.bias", bias)
+    acc = edit.call(fxp.conv2d.default, x, w, bias_node, [stride, stride], [padding] * 4, [1, 1], 1)
+    return requantize(edit, acc, b, c, relu=relu, axis=1, name=name)
+
+
+def requantize(edit: Edit, acc: fx.Node, b: Tensor, c: int, *, relu: bool, axis: int, name: str) -> fx.Node:
+    limits = (0, 255, axis, torch.uint8) if relu else (-128, 127, axis, torch.int8)
+    return edit.call(fxp.requantize.default, acc, edit.add_tensor(f"{name}.b", b), c, *limits)
+
+
+def residual_net(seed: int = 0, *, channels: int = 16, size: int = 8, inputs: int = 3, classes: int = 10) -> Program:
+    """Every operator of the first slice once: two strides, s8 and u8, a residual add, both pools, 16-bit logits."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def weight(*shape: int) -> Tensor:
+        return torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+
+    def bias(count: int) -> Tensor:
+        return torch.randint(-5000, 5000, (count,), generator=generator, dtype=torch.int32)
+
+    def b(count: int, least: int = 100, most: int = 700) -> Tensor:
+        return torch.randint(least, most, (count,), generator=generator, dtype=torch.int32)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        q = edit.call(fxp.quantize.default, x, 0.03, -128, 127, torch.int8)
+        first = conv(edit, q, weight(channels, inputs, 3, 3), bias(channels), b(channels), 16, relu=True, name="first")
+        pooled = edit.call(fxp.max_pool2d.default, first, [3, 3], [2, 2], [1, 1, 1, 1], [1, 1])
+        left = conv(edit, pooled, weight(channels, channels, 3, 3), bias(channels), b(channels, 20, 90), 16, relu=True, name="left0")
+        left = conv(edit, left, weight(channels, channels, 3, 3), bias(channels), b(channels, 20, 90), 16, relu=False, name="left1")
+        summed = edit.call(fxp.add.default, left, pooled, 15001, 9877, 14, 0, 255, torch.uint8)
+        down = conv(edit, summed, weight(2 * channels, channels, 3, 3), None, b(2 * channels, 20, 90), 16, relu=False, stride=2, name="down")
+        side = conv(edit, summed, weight(2 * channels, channels, 1, 1), None, b(2 * channels, 50, 200), 16, relu=False, stride=2, padding=0, name="side")
+        summed = edit.call(fxp.add.default, down, side, 20011, 30011, 15, -128, 127, torch.int8)
+        window = [(size + 1) // 2 // 2 + (size + 1) // 2 % 2] * 2
+        sums = edit.call(fxp.sum_pool2d.default, summed, window, window, [0, 0, 0, 0])
+        mean = requantize(edit, sums, multipliers([9001]), 15, relu=False, axis=1, name="mean")
+        flat = edit.call(aten.flatten.using_ints, mean, 1)
+        acc = edit.call(fxp.linear.default, flat, edit.add_tensor("head.weight", weight(classes, 2 * channels)), edit.add_tensor("head.bias", bias(classes)))
+        logits = edit.call(fxp.requantize.default, acc, edit.add_tensor("head.b", b(classes, 3000, 9000)), 15, -32768, 32767, -1, torch.int32)
+        return edit.call(fxp.dequantize.default, logits, 0.001)
+
+    return built((1, inputs, size, size), body)
