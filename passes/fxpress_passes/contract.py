@@ -1,0 +1,160 @@
+"""Pass: Program in, Program out, under a promise about numbers. The same object back means that nothing was done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from fxpress_ir import Program
+from fxpress_ir.errors import CalibrationError
+from torch import Tensor, fx
+
+if TYPE_CHECKING:
+    from .evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a program's outputs are from another's on the same inputs.
+
+    Attributes:
+        equal: same bits.
+        relative: max abs difference over max abs value of the original, the larger of all outputs.
+        sqnr: signal to quantisation-noise ratio in dB over all outputs; infinite where nothing differs.
+    """
+
+    equal: bool
+    relative: float
+    sqnr: float
+
+
+def difference(original: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Difference:
+    """Compare outputs of equal shapes; integers are compared as numbers."""
+    pairs = [(a.double(), b.double()) for a, b in zip(original, other, strict=True)]
+    equal = all(torch.equal(a, b) for a, b in zip(original, other, strict=True))
+    relative = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs)
+    signal, noise = (sum(float(part) for part in parts) for parts in zip(*((a.square().sum(), (a - b).square().sum()) for a, b in pairs), strict=True))
+    sqnr = float("inf") if noise == 0 else float(10 * torch.log10(torch.tensor(signal / noise, dtype=torch.float64)))
+    return Difference(equal, relative, sqnr)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Same bits at equal batch and threads."""
+
+    def held(self, found: Difference) -> bool:
+        return found.equal
+
+    def __str__(self) -> str:
+        return "exact"
+
+
+@dataclass(frozen=True)
+class Close:
+    """Algebraically equal: max abs difference <= rtol * max abs value."""
+
+    rtol: float
+    why: str
+
+    def held(self, found: Difference) -> bool:
+        return found.relative <= self.rtol
+
+    def __str__(self) -> str:
+        return f"close {self.rtol:g} ({self.why})"
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """Changes the function; measured against a floor of the signal to noise ratio in dB."""
+
+    floor: float
+
+    def held(self, found: Difference) -> bool:
+        return found.sqnr >= self.floor
+
+    def __str__(self) -> str:
+        return f"lossy, at least {self.floor:g} dB"
+
+
+Promise = Exact | Close | Lossy
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a pass left a node alone: the node, the reason, the way on."""
+
+    node: str
+    reason: str
+    way_on: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.reason}" + (f"; {self.way_on}" if self.way_on else "")
+
+
+@dataclass
+class Context:
+    """What a pass may ask for beside the program: evidence from calibration data, the seed, a place for refusals."""
+
+    calibrated: Evidence | None = None
+    seed: int = 0
+    refusals: list[Refused] = field(default_factory=list)
+
+    @property
+    def evidence(self) -> Evidence:
+        """Facts measured on calibration data.
+
+        Raises:
+            CalibrationError: the pipeline was run without calibration data.
+        """
+        if self.calibrated is None:
+            raise CalibrationError("this pass needs calibration data", way_on="give Pipeline.run calibration=batches")
+        return self.calibrated
+
+    def refuse(self, node: fx.Node, reason: str, way_on: str = "") -> None:
+        self.refusals.append(Refused(node.name, reason, way_on))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of every pass. Subclasses are frozen dataclasses whose fields are their options.
+
+    Class attributes:
+        name: as users write it, ``fold-batch-norm``.
+        promise: what it promises about numbers.
+        takes: the stages that it accepts.
+        gives: the stage of its result, None where that stays.
+        after: names of passes that must not come later than this one.
+        needs: names of passes that the pipeline inserts before this one where they are missing.
+    """
+
+    name: ClassVar[str]
+    promise: ClassVar[Promise]
+    takes: ClassVar[tuple[str, ...]] = ("float",)
+    gives: ClassVar[str | None] = None
+    after: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def apply(self, program: Program, context: Context) -> Program:
+        """The changed program, or `program` itself."""
+        raise TypeError(f"{type(self).__name__} does not define apply")
+
+    def parts(self) -> tuple[Pass, ...]:
+        """The passes that this one is the sum of; itself where it is not a sum."""
+        return (self,)
+
+    def __str__(self) -> str:
+        changed = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
+        options = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed)
+        return f"{self.name}{{{options}}}" if options else self.name
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with a label, steps done and steps in all."""
+
+
+def options_of(kind: type[Pass]) -> dict[str, Any]:
+    """The options of a pass and their defaults, in order."""
+    return {option.name: option.default for option in fields(kind)}

@@ -1,0 +1,1 @@
+"""Passes that fold one operator's constants into another's."""

@@ -1,0 +1,118 @@
+"""What stands between two passes: verify, size, compare, dump. A pass knows none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fxpress_ir import Program, text, verify
+from fxpress_ir.errors import FxpressError, PassError
+from torch import Tensor
+
+from .contract import Difference, Lossy, Pass, Promise, Refused, difference
+
+
+@dataclass
+class Step:
+    """One pass of a run, as the report shows it; the pipeline and its instruments fill it in.
+
+    Attributes:
+        name: the pass as text.
+        promise: what the pass promises about numbers.
+        inserted: the pipeline put it in because a later pass needs it.
+        fired: it returned another program.
+        stage: after the pass.
+        seconds: time that the pass itself took.
+        weight_bytes, macs: (before, after).
+        against_previous, against_input: how outputs moved on the first calibration batch; None without calibration.
+        promise_held: None where nothing was compared.
+        refusals: nodes that the pass left alone, and why.
+    """
+
+    name: str
+    promise: Promise
+    inserted: bool = False
+    fired: bool = False
+    stage: str = ""
+    seconds: float = 0.0
+    weight_bytes: tuple[int, int] = (0, 0)
+    macs: tuple[int, int] = (0, 0)
+    against_previous: Difference | None = None
+    against_input: Difference | None = None
+    promise_held: bool | None = None
+    refusals: tuple[Refused, ...] = field(default=())
+
+
+class Instrument(Protocol):
+    """Looks at a pass's input and result and notes in the step what it saw; may raise."""
+
+    def look(self, step: Step, done: Pass, before: Program, after: Program) -> None: ...
+
+
+class Verify:
+    """Holds every program between passes to the rules of its stage.
+
+    Raises:
+        PassError: the pass broke a rule.
+    """
+
+    def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
+        if after is before:
+            return
+        try:
+            verify(after)
+        except FxpressError as error:
+            raise PassError(f"its result breaks a rule: {error}", where=done.name, way_on="this is a fault of the pass") from error
+
+
+class Size:
+    """Bytes of the weights and multiply-accumulates, before and after."""
+
+    def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
+        first, second = before.cost(), after.cost()
+        step.weight_bytes = (first.weight_bytes, second.weight_bytes)
+        step.macs = (first.macs, second.macs)
+
+
+class Compare:
+    """Runs each new program on one batch, against the program before it and against the first.
+
+    Raises:
+        PassError: an `Exact` or `Close` promise was broken; a missed `Lossy` floor is noted, not raised.
+    """
+
+    def __init__(self, batch: tuple[Tensor, ...], original: Program) -> None:
+        self._batch = batch
+        self._original = self._previous = original.run(*batch)
+
+    def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
+        if after is not before:
+            outputs = after.run(*self._batch)
+            step.against_previous, self._previous = difference(self._previous, outputs), outputs
+            step.promise_held = done.promise.held(step.against_previous)
+        step.against_input = difference(self._original, self._previous)
+        if step.promise_held is False and not isinstance(done.promise, Lossy):
+            found = step.against_previous
+            assert found is not None
+            what = f"promised {done.promise}, but outputs moved by {found.relative:.3g} of their largest value"
+            raise PassError(what, where=done.name, way_on="this is a fault of the pass")
+
+
+class Dump:
+    """Writes the text of every program: ``00-input.txt``, ``01-remove-noops.txt``, ..."""
+
+    def __init__(self, folder: Path, original: Program) -> None:
+        self._folder, self._count = folder, 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PassError(f"cannot write: {error.strerror}", where=str(folder), way_on="dump into a writable folder") from error
+        self._write("input", original)
+
+    def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
+        self._write(done.name, after)
+
+    def _write(self, name: str, program: Program) -> None:
+        (self._folder / f"{self._count:02}-{name}.txt").write_text(text(program) + "\n")
+        self._count += 1

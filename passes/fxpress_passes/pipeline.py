@@ -1,0 +1,155 @@
+"""Passes in order: checked before anything runs, looked at by instruments between any two."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxpress_ir import Program
+from fxpress_ir.errors import PipelineError
+
+from . import PASSES
+from .contract import Context, Pass, Progress
+from .evidence import Calibration, Evidence
+from .instruments import Compare, Dump, Instrument, Size, Step, Verify
+from .parse import find, parse
+
+Evaluate = Callable[[Callable[..., Any]], float]
+"""Takes a function that runs a batch of inputs and returns a figure of quality (higher is better)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a pipeline did, step by step, and the quality before and after where `evaluate` was given."""
+
+    steps: tuple[Step, ...]
+    quality: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        return "\n".join(map(_line, self.steps))
+
+
+@dataclass(frozen=True)
+class Result:
+    """The program that came out, and the report."""
+
+    program: Program
+    report: Report
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An ordered tuple of passes.
+
+    Raises (on construction):
+        PipelineError: a pass stands before one that it has to follow.
+    """
+
+    passes: tuple[Pass, ...]
+
+    def __init__(self, passes: Iterable[Pass]) -> None:
+        given = tuple(passes)
+        for item in given:
+            if not isinstance(item, Pass):
+                raise PipelineError(f"{item!r} is not a Pass", where="pipeline", way_on="pass instances, e.g. FoldBatchNorm()")
+        object.__setattr__(self, "passes", given)
+        _check_order([part for item in given for part in item.parts()])
+
+    @classmethod
+    def parse(cls, text: str, passes: Sequence[type[Pass]] = PASSES) -> Pipeline:
+        """The pipeline that `text` describes; give `passes` to make passes of your own known.
+
+        Raises:
+            PipelineError: syntax, an unknown pass or option, a bad value, a wrong order.
+        """
+        return cls(parse(text, passes))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.passes))
+
+    def run(
+        self,
+        program: Program,
+        calibration: Iterable[Any] | None = None,
+        evaluate: Evaluate | None = None,
+        seed: int = 0,
+        *,
+        dump: Path | str | None = None,
+        instruments: Sequence[Instrument] = (),
+        progress: Progress | None = None,
+    ) -> Result:
+        """Run every pass.
+
+        Args:
+            program: what to start from; it is not changed.
+            calibration: input tuples; needed by passes that measure. A one-shot iterator is spooled.
+            evaluate: called with ``program.run`` of the first and the last program.
+            seed: of everything random in passes.
+            dump: a folder for the text of each program.
+            instruments: more instruments, after verify, size and compare.
+            progress: called with (label, done, total).
+
+        Raises:
+            PipelineError: a pass does not take the stage that it would get.
+            PassError, CalibrationError, VerifyError: as the passes and instruments say.
+        """
+        schedule = self.schedule(program.stage)
+        evidence = None if calibration is None else Evidence(Calibration(calibration), progress)
+        looking: list[Instrument] = [Verify(), Size()]
+        if evidence is not None:
+            looking.append(Compare(evidence.first(program), program))
+        if dump is not None:
+            looking.append(Dump(Path(dump), program))
+        looking += instruments
+        current, steps = program, []
+        for position, (item, inserted) in enumerate(schedule):
+            if progress is not None:
+                progress(item.name, position, len(schedule))
+            context = Context(evidence, seed)
+            step = Step(str(item), item.promise, inserted)
+            start = time.perf_counter()
+            after = item.apply(current, context)
+            step.seconds = time.perf_counter() - start
+            step.fired, step.stage, step.refusals = after is not current, after.stage, tuple(context.refusals)
+            after = after.noted(str(item)) if step.fired else after
+            for instrument in looking:
+                instrument.look(step, item, current, after if step.fired else current)
+            current = after
+            steps.append(step)
+        quality = None if evaluate is None else (evaluate(program.run), evaluate(current.run))
+        return Result(current, Report(tuple(steps), quality))
+
+    def schedule(self, stage: str) -> list[tuple[Pass, bool]]:
+        """The passes as they will run from a program of `stage`, sums taken apart, what is needed put in (True)."""
+        schedule: list[tuple[Pass, bool]] = []
+        for item in (part for whole in self.passes for part in whole.parts()):
+            present = {done.name for done, _ in schedule}
+            schedule += [(find(name, PASSES)(), True) for name in item.needs if name not in present]
+            schedule.append((item, False))
+        for item, _ in schedule:
+            if stage not in item.takes:
+                message = f"takes a {' or '.join(item.takes)} program, but would get a {stage} one"
+                raise PipelineError(message, where=item.name, way_on="move it to where the program still is one")
+            stage = item.gives or stage
+        return schedule
+
+
+def _check_order(passes: Sequence[Pass]) -> None:
+    for position, item in enumerate(passes):
+        for late in passes[position + 1 :]:
+            if late.name in item.after:
+                raise PipelineError(f"{late.name} comes after {item.name}", where="pipeline", way_on=f"put {late.name} first")
+
+
+def _line(step: Step) -> str:
+    error = "" if step.against_input is None else f", {step.against_input.sqnr:.1f} dB against the input"
+    inserted = ", inserted" if step.inserted else ""
+    before, after = (round(size / 1024) for size in step.weight_bytes)
+    size = f"{before} -> {after} KiB" if before != after else f"{after} KiB"
+    what = "done" if step.fired else "nothing to do"
+    refused = "".join(f"\n    left alone {refusal}" for refusal in step.refusals)
+    missed = "  BELOW ITS FLOOR" if step.promise_held is False else ""
+    return f"{step.name}: {what}{inserted}, {step.seconds:.2f} s, {size}{error} [{step.promise}]{missed}{refused}"

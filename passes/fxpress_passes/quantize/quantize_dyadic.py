@@ -1,0 +1,37 @@
+"""quantize-dyadic = place-quantizers, then to-integer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fxpress_ir import Program
+
+from ..contract import Context, Lossy, Pass, Promise
+from .place_quantizers import PlaceQuantizers
+from .to_integer import ToInteger
+
+
+@dataclass(frozen=True)
+class QuantizeDyadic(Pass):
+    """Turn a float program into an integer-only one, in one step.
+
+    Options: those of `PlaceQuantizers`.
+    """
+
+    name: ClassVar[str] = "quantize-dyadic"
+    promise: ClassVar[Promise] = Lossy(15.0)
+    gives: ClassVar[str | None] = "integer"
+    weight_bits: int = 8
+    integer_only: bool = False
+
+    def __post_init__(self) -> None:
+        self.parts()
+
+    def parts(self) -> tuple[Pass, ...]:
+        return (PlaceQuantizers(weight_bits=self.weight_bits, integer_only=self.integer_only), ToInteger())
+
+    def apply(self, program: Program, context: Context) -> Program:
+        for part in self.parts():
+            program = part.apply(program, context)
+        return program

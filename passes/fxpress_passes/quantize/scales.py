@@ -1,0 +1,90 @@
+"""Ranges ==> scales, and scales snapped so that every ratio between them is exactly b / 2**c."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from fxpress_ir.dyadic import MULTIPLIER_LIMIT, SHIFT_LIMIT_16, SHIFT_LIMIT_8, Dyadic, shift_for
+from torch import Tensor
+
+BIAS_LIMIT = 1 << 30
+"""|bias| in accumulator units; leaves half of the int32 range to the sum of products."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values scale * q for qmin <= q <= qmax, zero point 0."""
+
+    scale: float
+    qmin: int
+    qmax: int
+
+    @property
+    def bits(self) -> int:
+        return 16 if self.qmax > 255 else 8
+
+
+def activation_grid(low: float, high: float, *, unsigned: bool, bits: int = 8) -> Grid:
+    """The grid that covers [low, high] with zero point 0: u8 or s8, or the s16 range for 16 bits.
+
+    The scale is a float32 number, because borders divide and multiply in float32. 16-bit grids take twice the range
+    that was seen: outputs outside the calibrated range stay unsaturated, at the price of one of 16 bits.
+    """
+    if bits == 16:
+        qmin, qmax, reach = -(1 << 15), (1 << 15) - 1, 2 * max(abs(low), abs(high))
+    elif unsigned:
+        qmin, qmax, reach = 0, 255, max(high, 0.0)
+    else:
+        qmin, qmax, reach = -128, 127, max(abs(low), abs(high))
+    scale = float(np.float32(reach / qmax))
+    # a value that is zero on all data, or so small that float32 has no scale for it, gets scale 1
+    return Grid(scale if scale >= float(np.finfo(np.float32).tiny) else 1.0, qmin, qmax)
+
+
+@dataclass(frozen=True)
+class Snapped:
+    """Weight scales (one a channel) whose multipliers s_x * s_w / s_y are exactly b / 2**c."""
+
+    scales: tuple[float, ...]
+    b: tuple[int, ...]
+    c: int
+
+
+def snap_weight(weight: Tensor, bias: Tensor | None, s_x: float, target: Grid, *, bits: int = 8) -> Snapped:
+    """Per-output-channel scales of `weight` [channels, ...], snapped to the dyadics.
+
+    For each channel the floor and the ceiling of M * 2**c are tried (M from max|w|) and the one with the smaller squared
+    weight error is kept. A channel whose bias would leave |bias| <= 2**30 gets a larger scale.
+    """
+    most = (1 << (bits - 1)) - 1
+    flat = weight.detach().double().reshape(weight.shape[0], -1)
+    natural = flat.abs().amax(1) / most * s_x / target.scale
+    c = shift_for(max(float(natural.max()), 2.0**-40), limit=SHIFT_LIMIT_16 if target.bits == 16 else SHIFT_LIMIT_8)
+    steps = natural * 2.0**c
+    least = torch.ones_like(steps)
+    if bias is not None:
+        least = torch.ceil(bias.detach().double().abs() / (target.scale * BIAS_LIMIT) * 2.0**c).clamp_min(1)
+    unit = math.ldexp(target.scale / s_x, -c)
+
+    def error(b: Tensor) -> Tensor:
+        scale = (b * unit)[:, None]
+        return (torch.round(flat / scale).clamp_(-most, most) * scale - flat).square_().sum(1)
+
+    low, high = (torch.minimum(torch.maximum(b, least), torch.tensor(MULTIPLIER_LIMIT - 1.0)) for b in (steps.floor(), steps.ceil()))
+    b = torch.where(error(low) <= error(high), low, high)
+    return Snapped(tuple((b * unit).tolist()), tuple(int(value) for value in b), c)
+
+
+def snap_output(s_x: float, target: Grid, *, divisor: int = 1, limit: int = SHIFT_LIMIT_8) -> Grid:
+    """The grid nearest to `target` whose scale makes s_x / (divisor * s_y) exactly dyadic."""
+    dyadic = Dyadic.nearest(s_x / (divisor * target.scale), limit=limit)
+    return Grid(s_x / (divisor * dyadic.value), target.qmin, target.qmax)
+
+
+def snap_sum(s_x: float, s_y: float, target: Grid) -> Grid:
+    """The grid nearest to `target` whose scale makes the larger of the two multipliers of an add exactly dyadic."""
+    largest = max(s_x, s_y)
+    return snap_output(largest, target, limit=SHIFT_LIMIT_16)
