@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -241,10 +240,12 @@ def _signature(graph: fx.Graph, exported: ExportedProgram, dynamic: list[dict[in
         return known[symbol]
 
     specs = []
-    for node, labels in zip_longest(graph.find_nodes(op="placeholder"), dynamic, fillvalue={}):
+    for position, node in enumerate(graph.find_nodes(op="placeholder")):
         value = node.meta.get("val")
+        labels = dynamic[position] if position < len(dynamic) else {}
         if not isinstance(value, Tensor):
-            raise CaptureError(f"input is a {type(value).__name__}", where=f"input {node.name!r}", way_on="pass tensors, close over the rest")
-        shape = tuple(dimension(size, labels.get(position)) for position, size in enumerate(value.shape))
+            message = f"input is a {type(value).__name__}"
+            raise CaptureError(message, where=f"input {node.name!r}", way_on="pass tensors, close over the rest")
+        shape = tuple(dimension(size, labels.get(axis)) for axis, size in enumerate(value.shape))
         specs.append(InputSpec(node.name, shape, value.dtype))
     return tuple(specs)

@@ -47,7 +47,12 @@ def _node(node: fx.Node) -> dict[str, Any]:
         operator = f"python.{node.target.__name__}"  # type: ignore[union-attr]
         named = {str(position): _argument(value) for position, value in enumerate(node.args)}
     value = node.meta["val"]
-    return {"name": node.name, "operator": operator, "arguments": named, "type": _name(value.dtype) if isinstance(value, torch.Tensor) else "size"}
+    return {
+        "name": node.name,
+        "operator": operator,
+        "arguments": named,
+        "type": _name(value.dtype) if isinstance(value, torch.Tensor) else "size",
+    }
 
 
 def signature(inputs: tuple[InputSpec, ...]) -> list[dict[str, Any]]:

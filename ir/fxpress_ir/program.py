@@ -236,7 +236,9 @@ class Edit:
         returned = self.graph.graph_copy(program.graph, self._nodes)
         self.graph.output(returned)
         self.tensors: dict[str, Tensor] = dict(program.tensors)
-        self._before = {copied: (old.target, map_arg((old.args, old.kwargs), self._nodes.__getitem__)) for old, copied in self._nodes.items()}
+        self._before = {
+            copied: (old.target, map_arg((old.args, old.kwargs), self._nodes.__getitem__)) for old, copied in self._nodes.items()
+        }
 
     def here(self, node: fx.Node) -> fx.Node:
         """The copy of a node of the original program."""

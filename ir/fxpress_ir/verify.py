@@ -129,7 +129,7 @@ def known_integer_operators(program: Program) -> Found:
 
 def operand_types(program: Program) -> Found:
     """8-bit activations, narrow s8 weights, int32 accumulators, biases and multipliers."""
-    wanted = {
+    wanted: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
         "conv2d": {"x": (torch.int8, torch.uint8), "weight": (torch.int8,), "bias": (torch.int32,)},
         "linear": {"x": (torch.int8, torch.uint8), "weight": (torch.int8,), "bias": (torch.int32,)},
         "requantize": {"x": (torch.int8, torch.uint8, torch.int32), "b": (torch.int32,)},
@@ -192,7 +192,8 @@ def verify(program: Program) -> Certificate:
         by_name = {node.name: node for node in program.graph.nodes}
         for violation in found:
             node = by_name.get(violation.node)
-            error.add_note(f"{violation}" + (f"\n    {node_text(program, node)}" if node is not None and node.op == "call_function" else ""))
+        line = "" if node is None or node.op != "call_function" else f"\n    {node_text(program, node)}"
+        error.add_note(f"{violation}{line}")
         raise error
     facts = integer_ranges(program.graph, program.tensors).facts if program.stage == "integer" else ()
     rules = tuple(rule.__name__ for rule in RULES[program.stage])

@@ -36,7 +36,8 @@ def difference(original: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Diffe
     pairs = [(a.double(), b.double()) for a, b in zip(original, other, strict=True)]
     equal = all(torch.equal(a, b) for a, b in zip(original, other, strict=True))
     relative = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs)
-    signal, noise = (sum(float(part) for part in parts) for parts in zip(*((a.square().sum(), (a - b).square().sum()) for a, b in pairs), strict=True))
+    signal = sum(float(a.square().sum()) for a, _ in pairs)
+    noise = sum(float((a - b).square().sum()) for a, b in pairs)
     sqnr = float("inf") if noise == 0 else float(10 * torch.log10(torch.tensor(signal / noise, dtype=torch.float64)))
     return Difference(equal, relative, sqnr)
 

@@ -26,7 +26,9 @@ def parse(text: str, known: Sequence[type[Pass]]) -> tuple[Pass, ...]:
     while position < len(text.rstrip()):
         match = _PASS.match(text, position)
         if match is None:
-            raise PipelineError(f"cannot read {text[position:].strip()[:40]!r}", where="pipeline", way_on="write name{option=value}, name, ...")
+            raise PipelineError(
+                f"cannot read {text[position:].strip()[:40]!r}", where="pipeline", way_on="write name{option=value}, name, ..."
+            )
         kind = find(match["name"], known)
         passes.append(build(kind, _options(match["options"] or "", kind)))
         position = match.end()
@@ -51,7 +53,9 @@ def build(kind: type[Pass], options: dict[str, Any]) -> Pass:
         wanted = type(defaults[name])
         fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
         if not fits and not (wanted is float and isinstance(value, int) and not isinstance(value, bool)):
-            raise PipelineError(f"{name}={json.dumps(value)} is no {wanted.__name__}", where=kind.name, way_on=f"e.g. {name}={json.dumps(defaults[name])}")
+            raise PipelineError(
+                f"{name}={json.dumps(value)} is no {wanted.__name__}", where=kind.name, way_on=f"e.g. {name}={json.dumps(defaults[name])}"
+            )
     return kind(**options)
 
 

@@ -33,7 +33,7 @@ def integer_ranges(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Ranges:
         elif node.op != "call_function" or not isinstance(value, Tensor):
             continue
         elif node.target in SHAPE_OPERATORS and node.args[0] in intervals:
-            intervals[node] = intervals[node.args[0]].hull()  # type: ignore[index]
+            intervals[node] = intervals[node.args[0]].hull()
         elif node.target in INTEGER_OPERATORS and _known(node, intervals):
             proof = INTEGER_OPERATORS[node.target].prove(node, intervals, tensors)  # type: ignore[misc]
             intervals[node] = proof.interval

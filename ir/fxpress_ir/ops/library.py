@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-LIBRARY = torch.library.Library("fxp", "DEF")  # noqa: TOR901
+LIBRARY: Any = torch.library.Library("fxp", "DEF")  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,6 @@ requantize = define(
 add = define(
     "add(Tensor x, Tensor y, int bx, int by, int c, int qmin, int qmax, ScalarType dtype) -> Tensor",
     _add,
-    lambda x, y, bx, by, c, qmin, qmax, dtype: torch.empty(torch.broadcast_shapes(x.shape, y.shape), dtype=dtype, device=x.device),
+    lambda x, y, bx, by, c, qmin, qmax, dtype: (x.to(torch.int32) + y.to(torch.int32)).to(dtype),
     _prove_add,
 )

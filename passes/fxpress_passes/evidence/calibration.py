@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Calibration:
         return next(self.batches(program))
 
     def __len__(self) -> int:
-        return len(self._batches) if hasattr(self._batches, "__len__") else sum(1 for _ in self._batches)
+        return len(self._batches) if isinstance(self._batches, Sized) else sum(1 for _ in self._batches)
 
 
 class _Files:

@@ -36,7 +36,9 @@ class Ranges(fx.Interpreter):
         if n.op in ("placeholder", "call_function") and isinstance(value, Tensor) and value.is_floating_point() and value.numel():
             low, high = map(float, torch.aminmax(value.detach()))
             if not (abs(low) < float("inf") and abs(high) < float("inf")):
-                raise CalibrationError("the value is NaN or infinite on calibration data", where=n.name, way_on="check the model and the data")
+                raise CalibrationError(
+                    "the value is NaN or infinite on calibration data", where=n.name, way_on="check the model and the data"
+                )
             seen = Range(low, high)
             self.found[n.name] = seen if n.name not in self.found else self.found[n.name].merge(seen)
         return value

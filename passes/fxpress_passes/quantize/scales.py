@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fxpress_ir.dyadic import MULTIPLIER_LIMIT, SHIFT_LIMIT_16, SHIFT_LIMIT_8, Dyadic, shift_for
+from fxpress_ir.dyadic import MULTIPLIER_LIMIT, SHIFT_LIMIT_8, SHIFT_LIMIT_16, Dyadic, shift_for
 from torch import Tensor
 
 BIAS_LIMIT = 1 << 30

@@ -94,7 +94,9 @@ def _multipliers(node: fx.Node, real: Tensor, grid: Grid) -> tuple[Tensor, int]:
     steps = real * 2.0**c
     b = torch.round(steps)
     if not bool(((steps - b).abs() <= SNAP_TOLERANCE * b.clamp_min(1)).all()):
-        raise PassError("its scales are not snapped to dyadics", where=f"to-integer, node {node.name}", way_on="snap scales again after changing them")
+        raise PassError(
+            "its scales are not snapped to dyadics", where=f"to-integer, node {node.name}", way_on="snap scales again after changing them"
+        )
     return b.to(torch.int32), c
 
 

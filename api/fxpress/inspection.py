@@ -1,0 +1,46 @@
+"""zoo name or artifact folder ==> what a person wants to know about it, as data and as text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fxpress_backends.artifact import load
+from fxpress_ir import capture
+
+from . import zoo
+
+
+def inspect_model(name: str) -> tuple[dict[str, Any], str]:
+    """Graph and cost (at batch 1) of a zoo model."""
+    entry = zoo.load(name)
+    program = capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
+    cost = asdict(program.cost())
+    lines = [f"{entry.name}: {entry.description}", str(program), *(f"{key}: {value:,}" for key, value in cost.items())]
+    return {"name": entry.name, "hash": program.hash, "graph": str(program), "cost": cost}, "\n".join(lines)
+
+
+def inspect_artifact(folder: Path) -> tuple[dict[str, Any], str]:
+    """Manifest and proofs of an artifact, its hashes checked."""
+    artifact = load(folder)
+    manifest = dict(artifact.manifest)
+    certificate = json.loads((folder / "certificate.json").read_text())
+    lines = [
+        f"{folder}: {artifact.target}, {manifest['stage']} program {manifest['program_hash'][:12]}, {artifact.size:,} bytes",
+        f"inputs: {', '.join(map(str, artifact.inputs))}",
+        *(f"pass: {entry}" for entry in manifest["history"]),
+        f"rules that hold: {', '.join(certificate['rules'])}",
+        f"facts proved: {len(certificate['facts'])}",
+    ]
+    widest = sorted(certificate["facts"], key=_used, reverse=True)[:5]
+    lines += [f"  {fact['node']}: {fact['what']} in [{fact['low']:,}, {fact['high']:,}], {_used(fact):.1%} of its width" for fact in widest]
+    return {"manifest": manifest, "certificate": certificate}, "\n".join(lines)
+
+
+def _used(fact: dict[str, Any]) -> float:
+    """How much of the permitted range a proved value uses; statements that merely restate a type count as nothing."""
+    if fact["what"] in ("result", "quantised value", "shift"):
+        return 0.0
+    return float(max(abs(fact["low"]), abs(fact["high"])) / max(abs(fact["least"]), abs(fact["most"])))

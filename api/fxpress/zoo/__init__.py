@@ -1,0 +1,30 @@
+"""name ==> a small trained model with its data, ready to compress; nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fxpress_ir.errors import InputError
+
+from . import digits_cnn
+from .entry import Entry
+
+__all__ = ["Entry", "load", "names"]
+
+_MODELS: dict[str, Callable[[], Entry]] = {digits_cnn.NAME: digits_cnn.load}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows."""
+    return tuple(_MODELS)
+
+
+def load(name: str) -> Entry:
+    """The entry called `name`; each call makes a new model.
+
+    Raises:
+        InputError: the zoo has no such entry; the message lists those it has.
+    """
+    if name not in _MODELS:
+        raise InputError(f"no model {name!r}", where="zoo", way_on=f"known: {', '.join(names())}")
+    return _MODELS[name]()
