@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .capture import capture
+from .edit import Edit
 from .errors import FxpressError
 from .printer import text
-from .program import Dimension, Edit, InputSpec, Program
+from .program import Program
+from .signature import Dimension, InputSpec
 from .verify import Certificate, verify, violations
 
 __all__ = ["Certificate", "Dimension", "Edit", "FxpressError", "InputSpec", "Program", "capture", "text", "verify", "violations"]

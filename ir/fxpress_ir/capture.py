@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from .errors import CaptureError, FxpressError
-from .program import Dimension, InputSpec, Program
+from .functional import drop_assertions, make_functional
+from .program import Program
+from .signature import Dimension, InputSpec
 from .verify import verify
 
-_ASSERTIONS = re.compile(r"_assert|sym_constrain_range")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
-_ALIASING = "the tensor and a view of it are both used after the write"
 
 
 def capture(
@@ -51,8 +53,8 @@ def capture(
         raise CaptureError(f"cannot capture a {type(model).__name__}", way_on="pass an nn.Module or an ExportedProgram")
     module = exported.module(check_guards=False)
     graph, tensors = _plain(module)
-    _drop_assertions(graph)
-    _make_functional(graph)
+    drop_assertions(graph)
+    make_functional(graph)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     used = {str(node.target) for node in graph.find_nodes(op="get_attr")}
     tensors = {name: tensor for name, tensor in tensors.items() if name in used}
@@ -73,9 +75,21 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep export's own reports off the terminal; they stay in the exceptions."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(level)
+
+
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
     failures = []
-    with _evaluating(model):
+    with _evaluating(model), _silent():
         for strict in (True, False):
             try:
                 return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
@@ -171,52 +185,6 @@ def _plain(module: fx.GraphModule) -> tuple[fx.Graph, dict[str, Tensor]]:
             raise CaptureError(f"{node.target} is a {type(value).__name__}", where=str(node.target), way_on="only tensors can be captured")
         tensors[str(node.target)] = value
     return graph, tensors
-
-
-def _drop_assertions(graph: fx.Graph) -> None:
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and _ASSERTIONS.search(str(node.target)):
-            graph.erase_node(node)
-
-
-def _make_functional(graph: fx.Graph) -> None:
-    """``y = op_(x)`` becomes ``y = op(x)`` and later readers of x read y, after a check that no view of x is alive.
-
-    Raises:
-        CaptureError: the write reaches an input, a weight, or a value that a live view shares.
-    """
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    for node in list(graph.nodes):
-        schema = getattr(node.target, "_schema", None)
-        if node.op != "call_function" or schema is None or not schema.is_mutable:
-            continue
-        where = node.meta.get("source", node.name)
-        written = node.args[0]
-        if not isinstance(written, fx.Node) or written.op != "call_function":
-            raise CaptureError(f"{node.target} writes to an input or a weight", where=where, way_on="write to a clone")
-        later = [user for user in written.users if order[user] > order[node]]
-        if _shares_memory(written) or any(_shares_memory(user) and user.users for user in written.users if user is not node):
-            if later or _base(written).users.keys() - {node, written}:
-                raise CaptureError(f"{node.target}: {_ALIASING}", where=where, way_on="use the operator that is not in place")
-        name = schema.name.split("::")[1].removesuffix("_")
-        functional = getattr(getattr(torch.ops.aten, name, None), schema.overload_name or "default", None)
-        if functional is None:
-            raise CaptureError(f"{node.target} has no functional form", where=where, way_on="use the operator that is not in place")
-        node.target = functional
-        for user in later:
-            user.replace_input_with(written, node)
-
-
-def _shares_memory(node: fx.Node) -> bool:
-    """The operator returns a view of its first argument."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(a.alias_info is not None and not a.alias_info.is_write for a in schema.arguments)
-
-
-def _base(node: fx.Node) -> fx.Node:
-    while _shares_memory(node) and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
 
 
 def _check_values(tensors: Mapping[str, Tensor]) -> None:

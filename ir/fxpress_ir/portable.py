@@ -16,7 +16,8 @@ from torch import fx
 
 from .errors import ProgramError
 from .ops import arguments
-from .program import Dimension, InputSpec, Program
+from .program import Program
+from .signature import Dimension, InputSpec
 
 FORMAT = 1
 
