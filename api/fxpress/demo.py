@@ -92,7 +92,7 @@ def demo(out: Path, model: str = "digits-cnn", *, repeats: int = 30, progress: P
     for position, artifact in enumerate(artifacts):
         tell(f"running {len(images)} images on {artifact.target}", position, len(names))
         outputs.append({batch: _run(artifact, images, batch) for batch in BATCHES})
-    table = bench(artifacts, repeats=repeats, inputs=entry.inputs, progress=tell)
+    table = bench(artifacts, repeats=repeats, inputs=entry.inputs, progress=lambda done, total: tell("measuring", done, total))
     rows = []
     for artifact, output, timed in zip(artifacts, outputs, table.rows, strict=True):
         integer = artifact.manifest["stage"] == "integer"
