@@ -1,0 +1,198 @@
+"""contenders ==> a table of latencies: a process each, turns interleaved A B A B, with pauses between turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import numpy as np
+import torch
+from fxpress_ir import Dimension, InputSpec
+from fxpress_ir.errors import BenchError, InputError
+from numpy.typing import NDArray
+
+from .artifact import Artifact, load
+from .bench_process import Process
+from .bench_worker import INPUTS
+from .contract import as_array
+from .latency import Ratio, Row, Table
+
+MINIMUM_RUNS, MINIMUM_PAUSE = 30, 0.25
+"""Below these a figure is no claim: frequency and caches of the last contender are still felt after shorter pauses."""
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A foreign peer that speaks the protocol of `bench_worker`.
+
+    Attributes:
+        name: as the table shows it.
+        argv: the command line.
+        size_bytes: of its model on disk, where known.
+    """
+
+    name: str
+    argv: Sequence[str]
+    size_bytes: int | None = None
+
+
+Contender = Artifact | Command | str | os.PathLike[str]
+Progress = Callable[[int, int], None]
+
+
+def bench(
+    contenders: Sequence[Contender],
+    *,
+    repeats: int = 50,
+    warmup: int = 5,
+    pause: float = MINIMUM_PAUSE,
+    inputs: Sequence[Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    threads: int = 2,
+    seed: int = 0,
+    runs_per_turn: int = 5,
+    timeout: float = 600.0,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> Table:
+    """Measure latency, noise-aware: all contenders stay alive and take turns on the same inputs and thread count.
+
+    Args:
+        contenders: artifacts, their folders, or commands.
+        repeats: timed runs of each contender at least (whole turns are made); 30 or more.
+        warmup: runs before the first timed one, 1 or more: the first opens the model.
+        pause: seconds between turns; 0.25 or more.
+        inputs: arrays or tensors; None draws them from `seed` for the first artifact's signature: floats are standard
+            normal, 8-bit integers fill their range, wider ones (ids, masks) are 0 or 1.
+        sizes: sizes of dynamic dimensions for drawn inputs, by name; their minimum unless given.
+        threads: threads of each contender.
+        timeout: seconds within which a turn has to answer.
+        quick: allow fewer repeats and shorter pauses; the table says so.
+        progress: called with the turns done and their total.
+
+    Raises:
+        BenchError: fewer runs or shorter pauses than the protocol asks without `quick`; a contender failed.
+        InputError: the inputs do not fit an artifact.
+        ArtifactError: a folder is no intact artifact.
+    """
+    if not contenders or min(repeats, warmup, runs_per_turn, threads) < 1 or pause < 0:
+        raise BenchError("nothing to measure", way_on="pass contenders, and positive repeats, warmup, runs_per_turn and threads")
+    if not quick and (repeats < MINIMUM_RUNS or pause < MINIMUM_PAUSE):
+        message = f"{repeats} runs with pauses of {pause} s are too few for a claim"
+        raise BenchError(message, way_on=f"at least {MINIMUM_RUNS} runs and {MINIMUM_PAUSE} s, or quick=True")
+    opened = [c if isinstance(c, (Artifact, Command)) else load(c) for c in contenders]
+    arrays = _inputs(opened, inputs, dict(sizes or {}), seed)
+    notes = _notes(threads, quick)
+    names = _names(opened)
+    turns = -(-repeats // runs_per_turn)
+    seconds = np.empty((len(opened), turns, runs_per_turn))
+    with ExitStack() as stack:
+        environment = dict.fromkeys(_THREADS, str(threads))
+        if arrays is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fxpress-bench-")))
+            np.savez(folder / "inputs.npz", *arrays)
+            environment[INPUTS] = str(folder / "inputs.npz")
+        processes = []
+        for name, contender in zip(names, opened, strict=True):
+            processes.append(stack.enter_context(Process(name, _argv(name, contender, threads), environment, timeout)))
+            processes[-1].run(warmup)  # before the next one starts, so that none is disturbed while it opens its model
+        for turn in range(turns):
+            for position, process in enumerate(processes):
+                sleep(pause)
+                seconds[position, turn] = process.run(runs_per_turn)
+                if progress is not None:
+                    progress(turn * len(processes) + position + 1, turns * len(processes))
+    return Table(names, seconds, tuple(c.size if isinstance(c, Artifact) else c.size_bytes for c in opened), notes)
+
+
+def _names(contenders: Sequence[Artifact | Command]) -> tuple[str, ...]:
+    """Unique names; a folder's and its target's for an artifact."""
+    names: list[str] = []
+    for contender in contenders:
+        plain = contender.name if isinstance(contender, Command) else f"{contender.folder.name} ({contender.target})"
+        name, count = plain, 1
+        while name in names:
+            count += 1
+            name = f"{plain} #{count}"
+        names.append(name)
+    return tuple(names)
+
+
+def _argv(name: str, contender: Artifact | Command, threads: int) -> list[str]:
+    if isinstance(contender, Command):
+        return list(contender.argv)
+    try:
+        options = json.dumps({**contender.options, "threads": threads})
+    except TypeError as error:
+        raise BenchError(
+            "its options cannot be handed to a process", where=f"contender {name!r}", way_on="load it with plain options"
+        ) from error
+    return [sys.executable, "-m", "fxpress_backends.bench_worker", str(contender.folder), options]
+
+
+def _inputs(
+    contenders: Sequence[Artifact | Command], given: Sequence[Any] | None, sizes: Mapping[str, int], seed: int
+) -> tuple[NDArray[Any], ...] | None:
+    """The arrays of all contenders, held to every artifact's signature; None where only commands run, without inputs."""
+    artifacts = [contender for contender in contenders if isinstance(contender, Artifact)]
+    if given is None and not artifacts:
+        return None
+    arrays = tuple(map(as_array, given)) if given is not None else _drawn(artifacts[0].inputs, sizes, seed)
+    for artifact in artifacts:
+        try:
+            artifact.check_inputs(arrays)
+        except InputError as error:
+            raise InputError(error.what, where=f"{artifact.folder.name}, {error.where}", way_on=error.way_on) from error
+    return arrays
+
+
+def _drawn(specs: Sequence[InputSpec], sizes: Mapping[str, int], seed: int) -> tuple[NDArray[Any], ...]:
+    dynamic = {dimension.name: dimension.minimum for spec in specs for dimension in spec.shape if isinstance(dimension, Dimension)}
+    for name in sizes.keys() - dynamic.keys():
+        raise BenchError(f"no dynamic dimension {name!r}", way_on=f"the inputs are {', '.join(map(str, specs))}")
+    dynamic |= sizes
+    generator = np.random.default_rng(seed)
+    arrays = []
+    for spec in specs:
+        shape = [dynamic[size.name] if isinstance(size, Dimension) else size for size in spec.shape]
+        if spec.dtype.is_floating_point:
+            values: NDArray[Any] = generator.standard_normal(shape)
+        elif spec.dtype in (torch.int8, torch.uint8):
+            limits = torch.iinfo(spec.dtype)
+            values = generator.integers(limits.min, limits.max + 1, shape)
+        else:
+            values = generator.integers(0, 2, shape)
+        arrays.append(values.astype(str(spec.dtype).removeprefix("torch.")))
+    return tuple(arrays)
+
+
+def _notes(threads: int, quick: bool) -> tuple[str, ...]:
+    notes = [f"{os.cpu_count()} logical CPUs, {_cpu()}; {threads} threads each"]
+    load_average = os.getloadavg()[0]
+    if load_average > 0.5:
+        notes.append(f"the load average was {load_average:.2f} at the start: other work disturbs the figures")
+    if quick:
+        notes.append("quick: fewer runs or shorter pauses than a claim needs")
+    return tuple(notes)
+
+
+def _cpu() -> str:
+    information = Path("/proc/cpuinfo")
+    for line in information.read_text(encoding="utf-8").splitlines() if information.exists() else ():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+__all__ = ["Command", "Ratio", "Row", "Table", "bench"]

@@ -1,0 +1,158 @@
+"""Portable operator ==> NumPy integers: the arbiter of bits.
+
+Written from the arithmetic's definition, apart from the torch operators: rounding is done on exact 64-bit products
+without the pre-clip that makes 32 bits enough, so that agreement checks both. Floats appear at the borders only.
+
+Operands are named as in the operator's schema (``self`` is ATen's); images are [N, C, H, W], padding is [top, left,
+bottom, right].
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from fxpress_ir.errors import ProgramError
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def quantize(x: Array, scale: float, qmin: int, qmax: int, dtype: str) -> Array:
+    """clamp(rint(f32(x) / f32(scale))): IEEE division, half to even."""
+    with np.errstate(over="ignore"):  # a quotient beyond float32 is infinite and saturates
+        steps = np.rint(x.astype(np.float32) / np.float32(scale))
+    result: Array = np.clip(steps, qmin, qmax).astype(dtype)
+    return result
+
+
+def dequantize(q: Array, scale: float) -> Array:
+    """f32(q) * f32(scale)."""
+    values: Array = q.astype(np.float32) * np.float32(scale)
+    return values
+
+
+def _round_half_even(product: NDArray[np.int64], c: int) -> NDArray[np.int64]:
+    """product / 2**c, exactly, then to the nearest integer, ties to the even one."""
+    floor = product >> c
+    rest, half = product & ((1 << c) - 1), 1 << (c - 1)
+    up: NDArray[np.bool_] = (rest > half) | ((rest == half) & (floor & 1 == 1))
+    return floor + up.astype(np.int64)
+
+
+def requantize(x: Array, b: Array, c: int, qmin: int, qmax: int, axis: int, dtype: str) -> Array:
+    """clamp(rne(x * b / 2**c)), `b` along `axis`; |x * b| < 2**46 for int32 x."""
+    along = [-1 if d == axis % x.ndim else 1 for d in range(x.ndim)]
+    product = x.astype(np.int64) * b.astype(np.int64).reshape(along)
+    return np.clip(_round_half_even(product, c), qmin, qmax).astype(dtype)
+
+
+def add(x: Array, y: Array, bx: int, by: int, c: int, qmin: int, qmax: int, dtype: str) -> Array:
+    """clamp(rne((x * bx + y * by) / 2**c)), one rounding."""
+    total = x.astype(np.int64) * bx + y.astype(np.int64) * by
+    return np.clip(_round_half_even(total, c), qmin, qmax).astype(dtype)
+
+
+def _accumulator(sums: Array) -> NDArray[np.int32]:
+    """Whole numbers as int32; the verifier proved that they fit, so one that does not refutes it."""
+    limits = np.iinfo(np.int32)
+    if sums.min(initial=0) < limits.min or sums.max(initial=0) > limits.max:
+        raise ProgramError("an accumulator leaves int32", way_on="the program was not verified, or the verifier is wrong")
+    return sums.astype(np.int32)
+
+
+def _padded(x: Array, padding: Sequence[int], value: int) -> Array:
+    top, left, bottom, right = padding
+    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+
+
+def _windows(x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Array:
+    """A view of x as [N, C, H', W', kernel height, kernel width]."""
+    span = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    view = sliding_window_view(x, span, axis=(2, 3))
+    return view[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+
+
+def conv2d(
+    x: Array, weight: Array, bias: Array | None, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Array:
+    """Cross-correlation in int32; `weight` is [outputs, C / groups, height, width].
+
+    The sums go through float64 because BLAS is a hundred times faster than NumPy's integer matmul. They are exact in any
+    order: products of 8-bit numbers stay below 2**15, so sums of fewer than 2**37 of them stay below 2**53.
+    """
+    outputs = weight.shape[0]
+    matrix = weight.reshape(groups, outputs // groups, -1).astype(np.float64)
+    windows = _windows(_padded(x, padding, 0), weight.shape[2:], stride, dilation)
+    offset = np.zeros(1) if bias is None else bias.astype(np.float64)
+    result = np.empty((x.shape[0], outputs, *windows.shape[2:4]), np.int32)
+    for image, sample in zip(result, windows, strict=True):  # one image's columns at a time bound the memory
+        columns = sample.transpose(0, 3, 4, 1, 2).reshape(groups, matrix.shape[2], -1).astype(np.float64)
+        image[...] = _accumulator((matrix @ columns).reshape(image.shape) + offset[:, None, None])
+    return result
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x @ weight.T + bias in int32, for x [..., inputs]; through float64 as in `conv2d`."""
+    sums = x.astype(np.float64) @ weight.T.astype(np.float64)
+    return _accumulator(sums if bias is None else sums + bias)
+
+
+def _each_offset(windows: Array) -> list[Array]:
+    return [windows[..., row, column] for row, column in np.ndindex(windows.shape[-2:])]
+
+
+def max_pool2d(x: Array, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> Array:
+    """The largest of each window; the least integer pads, so padding never wins."""
+    padded = _padded(x, padding, np.iinfo(x.dtype).min)
+    return reduce(np.maximum, _each_offset(_windows(padded, kernel, stride, dilation)))
+
+
+def sum_pool2d(x: Array, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Array:
+    """The int32 sum of each window; zeros pad."""
+    padded = _padded(x.astype(np.int64), padding, 0)
+    return _accumulator(reduce(np.add, _each_offset(_windows(padded, kernel, stride, (1, 1)))))
+
+
+def _flatten(self: Array, start_dim: int, end_dim: int) -> Array:
+    first, last = start_dim % self.ndim, end_dim % self.ndim
+    return self.reshape(*self.shape[:first], math.prod(self.shape[first : last + 1]), *self.shape[last + 1 :])
+
+
+def _squeeze(self: Array, dim: int | Sequence[int]) -> Array:
+    """ATen drops only those of the named dimensions whose size is 1."""
+    named = {d % self.ndim for d in ([dim] if isinstance(dim, int) else dim)}
+    return self.reshape([size for d, size in enumerate(self.shape) if d not in named or size != 1])
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "fxp.quantize": quantize,
+    "fxp.dequantize": dequantize,
+    "fxp.conv2d": conv2d,
+    "fxp.linear": linear,
+    "fxp.requantize": requantize,
+    "fxp.add": add,
+    "fxp.max_pool2d": max_pool2d,
+    "fxp.sum_pool2d": sum_pool2d,
+    "aten.flatten": _flatten,
+    "aten.view": lambda self, size: self.reshape(size),
+    "aten.reshape": lambda self, shape: self.reshape(shape),
+    "aten.permute": lambda self, dims: self.transpose(dims),
+    "aten.transpose": lambda self, dim0, dim1: self.swapaxes(dim0, dim1),
+    "aten.unsqueeze": lambda self, dim: np.expand_dims(self, dim),
+    "aten.squeeze": _squeeze,
+    "aten.contiguous": lambda self, memory_format: np.ascontiguousarray(self),
+    "aten.clone": lambda self, memory_format: self.copy(),
+    "aten.sym_size": lambda self, dim: self.shape[dim],
+    "python.add": operator.add,
+    "python.sub": operator.sub,
+    "python.mul": operator.mul,
+    "python.floordiv": operator.floordiv,
+    "python.getitem": operator.getitem,
+}
+"""Every operator that an integer program may hold, by its portable name."""
