@@ -1,0 +1,86 @@
+"""float Program ==> ONNX by torch.onnx.export of the re-exported program, stripped of everything that names a machine."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+import torch
+from fxpress_ir import Dimension, Program
+from fxpress_ir.errors import BackendError
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+OPSET = 20
+"""What torch 2.13's exporter translates to without a version conversion of its own."""
+
+
+def export(program: Program) -> ir.Model:
+    """The program in ONNX; dynamic dimensions, inputs and outputs keep the program's names.
+
+    Raises:
+        BackendError: torch has no ONNX translation of an operator, or cannot export the program again.
+    """
+    known: dict[str, torch.export.Dim] = {}
+
+    def dimension(size: Dimension) -> torch.export.Dim:
+        return known.setdefault(size.name, torch.export.Dim(size.name, min=size.minimum, max=size.maximum))
+
+    dynamic = tuple({d: dimension(size) for d, size in enumerate(spec.shape) if isinstance(size, Dimension)} for spec in program.inputs)
+    with _quiet():
+        try:
+            exported = torch.export.export(program.module, program.example(), dynamic_shapes=dynamic)
+            converted = torch.onnx.export(
+                exported, input_names=[spec.name for spec in program.inputs], opset_version=OPSET, dynamo=True, verbose=False
+            )
+        except Exception as error:  # the exporter raises whatever its many layers raise
+            reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
+            raise BackendError(f"torch.onnx.export failed: {reason[:200]}", way_on="the full report is the cause") from error
+    assert converted is not None
+    model: ir.Model = converted.model
+    ClearMetadataAndDocStringPass()(model)
+    _name(model, program)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of packages that it could use and of its own deprecated calls; neither concerns the program."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name(model: ir.Model, program: Program) -> None:
+    """Outputs after the program's nodes, symbolic sizes after its dimensions."""
+    taken = {value.name for value in model.graph.inputs}
+    for value, node in zip(model.graph.outputs, program.outputs(), strict=True):
+        if value.name != node.name and node.name not in taken:
+            value.name = node.name
+        taken.add(value.name)
+    names: dict[str, str] = {}
+    for value, spec in zip(model.graph.inputs, program.inputs, strict=True):
+        symbols = value.shape or ()
+        names |= {str(symbol): size.name for symbol, size in zip(symbols, spec.shape, strict=True) if isinstance(size, Dimension)}
+    for value in _values(model.graph):
+        if value.shape is not None:
+            value.shape = ir.Shape([size if isinstance(size, int) else _renamed(str(size), names) for size in value.shape])
+
+
+def _renamed(expression: str, names: dict[str, str]) -> str:
+    return re.sub(r"\w+", lambda match: names.get(match.group(), match.group()), expression)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs

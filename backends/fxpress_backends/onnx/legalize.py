@@ -1,0 +1,104 @@
+"""Program and flavour ==> every reason why it cannot be lowered, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from fxpress_ir import Program
+from fxpress_ir.dyadic import SHIFT_LIMIT_8
+from fxpress_ir.ops import arguments, constant
+from torch import Tensor, fx
+
+from ..contract import Refusal
+from .shapes import computable
+from .walk import DTYPES, Flavour, zero_point
+
+_fxp = torch.ops.fxp
+_INT32 = np.iinfo(np.int32)
+_INT16 = np.iinfo(np.int16)
+
+
+def refusals(program: Program, flavour: Flavour) -> tuple[Refusal, ...]:
+    """What `flavour` cannot take of an integer program; unknown operators and types first, alone."""
+    unknown = (*_operators(program, flavour), *_types(program))
+    return unknown or (*_sizes(program), *_shifts(program), *_ranges(program), *_windows(program), *_accumulators(program))
+
+
+def _operators(program: Program, flavour: Flavour) -> Iterator[Refusal]:
+    for node in program.graph.nodes:
+        if node.op == "call_function" and isinstance(node.meta["val"], Tensor) and node.target not in flavour.emitters:
+            yield Refusal(node.name, f"{node.target} has no emitter in {flavour.name}", "keep it out of the integer program")
+
+
+def _types(program: Program) -> Iterator[Refusal]:
+    for node in program.graph.nodes:
+        if node.op in ("placeholder", "call_function") and isinstance(node.meta["val"], Tensor) and node.meta["val"].dtype not in DTYPES:
+            yield Refusal(node.name, f"{node.meta['val'].dtype} has no storage type", f"use {', '.join(map(str, DTYPES))}")
+    for node in program.outputs():
+        if node.op == "get_attr":
+            yield Refusal(node.name, "the program returns a constant", "return computed values only")
+
+
+def _sizes(program: Program) -> Iterator[Refusal]:
+    """Two and more symbolic sizes are computed from the inputs' dimensions; channels that are summed are a number."""
+    symbols = frozenset(program.symbols())
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.meta["val"], Tensor):
+            continue
+        symbolic: list[Any] = [s for s in node.meta["val"].shape if not isinstance(s, int)]
+        unknown = [s for s in symbolic if len(symbolic) > 1 and not computable(s.node.expr, symbols)]
+        if unknown:
+            yield Refusal(node.name, f"size {unknown[0]} is not computed from the inputs' sizes", "mark the dimension static")
+        elif node.target is _fxp.sum_pool2d.default and not isinstance(node.meta["val"].shape[1], int):
+            yield Refusal(node.name, "the number of channels is symbolic", "mark the dimension static")
+
+
+def _shifts(program: Program) -> Iterator[Refusal]:
+    for node in program.graph.nodes:
+        if node.target in (_fxp.requantize.default, _fxp.add.default):
+            c = arguments(node)["c"]
+            if not 1 <= c <= SHIFT_LIMIT_8:
+                yield Refusal(node.name, f"shift {c} is outside [1, {SHIFT_LIMIT_8}]", "snap the scales to a smaller shift")
+
+
+def _ranges(program: Program) -> Iterator[Refusal]:
+    """int32 holds 16-bit values: what 8-bit and 16-bit storage cannot hold is refused."""
+    for node in program.graph.nodes:
+        if node.target in (_fxp.quantize.default, _fxp.requantize.default, _fxp.add.default):
+            named = arguments(node)
+            if named["dtype"] == torch.int32 and not (_INT16.min <= named["qmin"] and named["qmax"] <= _INT16.max):
+                yield Refusal(node.name, f"range [{named['qmin']}, {named['qmax']}] is wider than 16 bits", "use a 16-bit result")
+
+
+def _windows(program: Program) -> Iterator[Refusal]:
+    """ONNX Runtime refuses such a MaxPool, and fuses a Pad in front of one into it."""
+    for node in program.graph.nodes:
+        if node.target is _fxp.max_pool2d.default:
+            named = arguments(node)
+            if any(pad >= named["kernel"][side % 2] for side, pad in enumerate(named["padding"])):
+                yield Refusal(node.name, f"padding {list(named['padding'])} is not smaller than the window", "pad less")
+
+
+def _accumulators(program: Program) -> Iterator[Refusal]:
+    """Kernels add products of the stored u8 in any order, saturating, from zero, from the bias or from bias - zero point * sum w."""
+    for node in program.graph.nodes:
+        if node.target not in (_fxp.conv2d.default, _fxp.linear.default):
+            continue
+        low, high = _raw_bounds(program, node)
+        if low < _INT32.min or high > _INT32.max:
+            way_on = "raise the weights' scale or split the layer"
+            yield Refusal(node.name, f"the accumulator over u8 storage reaches [{low}, {high}], outside int32", way_on)
+
+
+def _raw_bounds(program: Program, node: fx.Node) -> tuple[int, int]:
+    """Bounds of every partial sum: the start, less 255 for each negative weight, more 255 for each positive one."""
+    named = arguments(node)
+    weight = constant(named["weight"], program.tensors)
+    weight = weight.reshape(weight.shape[0], -1)
+    bias = np.zeros(1, np.int64) if named["bias"] is None else constant(named["bias"], program.tensors)
+    starts = (np.zeros(1, np.int64), bias, bias - zero_point(named["x"]) * weight.sum(1))
+    down, up = np.minimum(weight, 0).sum(1) * 255, np.maximum(weight, 0).sum(1) * 255
+    return min(int((start + down).min()) for start in starts), max(int((start + up).max()) for start in starts)

@@ -1,0 +1,92 @@
+"""symbolic size ==> int64 nodes over Shape; flatten, view, squeeze ... ==> one Reshape; permute, transpose ==> one Transpose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from fxpress_ir.ops import arguments
+from torch import fx
+
+from .walk import Emit, Walk
+
+_aten = torch.ops.aten
+
+
+_ARITHMETIC = {"Add": "Add", "Mul": "Mul", "FloorDiv": "Div"}
+"""sympy's name ==> ONNX's. Sizes are not negative; "no division" is about values, not about shapes."""
+
+
+def computable(expression: Any, symbols: frozenset[str]) -> bool:
+    """A size (a sympy expression) is made of integers, `symbols` (what inputs have as a dimension) and the arithmetic above."""
+    if str(expression) in symbols or expression.is_Integer:
+        return True
+    return expression.func.__name__ in _ARITHMETIC and all(computable(argument, symbols) for argument in expression.args)
+
+
+def size(walk: Walk, expression: Any) -> ir.Value:
+    """An int64 tensor of shape [1] that holds a computable size."""
+    key = str(expression)
+    if key not in walk.sizes:
+        walk.sizes[key] = _emitted(walk, expression)
+    return walk.sizes[key]
+
+
+def _emitted(walk: Walk, expression: Any) -> ir.Value:
+    if expression.is_Integer:
+        return walk.constant(np.array([int(expression)], np.int64))
+    for node in walk.program.placeholders():
+        for position, candidate in enumerate(walk.shape(node)):
+            if str(candidate) == str(expression):
+                return walk.op("Shape", walk.values[node], start=position, end=position + 1)
+    first, *rest = (size(walk, part) for part in expression.args)
+    for part in rest:
+        first = walk.op(_ARITHMETIC[expression.func.__name__], first, part)
+    return first
+
+
+def reshape(walk: Walk, value: ir.Value, sizes: Any) -> ir.Value:
+    """`value` in the shape `sizes` (ints and SymInts); one symbolic size is left to Reshape, more are computed."""
+    if sum(not isinstance(s, int) for s in sizes) <= 1:
+        return walk.op("Reshape", value, walk.constant(np.array([s if isinstance(s, int) else -1 for s in sizes], np.int64)))
+    parts = [walk.constant(np.array([s], np.int64)) if isinstance(s, int) else size(walk, s.node.expr) for s in sizes]
+    return walk.op("Reshape", value, walk.op("Concat", *parts, axis=0))
+
+
+def _reshaped(walk: Walk, node: fx.Node) -> ir.Value:
+    """Every operator that keeps the order of elements."""
+    return reshape(walk, walk.value(node.args[0]), walk.shape(node))  # type: ignore[arg-type]
+
+
+def _unchanged(walk: Walk, node: fx.Node) -> ir.Value:
+    return walk.value(node.args[0])  # type: ignore[arg-type]
+
+
+def _permute(walk: Walk, node: fx.Node) -> ir.Value:
+    named = arguments(node)
+    rank = len(walk.shape(node))
+    return walk.op("Transpose", walk.value(named["self"]), perm=[d % rank for d in named["dims"]])
+
+
+def _transpose(walk: Walk, node: fx.Node) -> ir.Value:
+    named = arguments(node)
+    order = list(range(len(walk.shape(node))))
+    first, second = named["dim0"] % len(order), named["dim1"] % len(order)
+    order[first], order[second] = order[second], order[first]
+    return walk.op("Transpose", walk.value(named["self"]), perm=order)
+
+
+SHAPE_EMITTERS: dict[Any, Emit] = {
+    _aten.flatten.using_ints: _reshaped,
+    _aten.view.default: _reshaped,
+    _aten.reshape.default: _reshaped,
+    _aten.unsqueeze.default: _reshaped,
+    _aten.squeeze.dim: _reshaped,
+    _aten.squeeze.dims: _reshaped,
+    _aten.permute.default: _permute,
+    _aten.transpose.int: _transpose,
+    _aten.contiguous.default: _unchanged,
+    _aten.clone.default: _unchanged,
+}

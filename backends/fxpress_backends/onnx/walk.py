@@ -1,0 +1,121 @@
+"""The state of one lowering: the ONNX graph that grows, and what each value of the program has become in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from fxpress_ir import Program
+from fxpress_ir.analysis.ranges import integer_ranges
+from fxpress_ir.ops import Interval
+from numpy.typing import NDArray
+from torch import fx
+
+DTYPES = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.int8: ir.DataType.INT8,
+    torch.uint8: ir.DataType.UINT8,
+    torch.int32: ir.DataType.INT32,
+}
+"""The element types that may cross the border of an integer program."""
+
+STORAGE = {torch.int8: (ir.DataType.UINT8, 128), torch.uint8: (ir.DataType.UINT8, 0), torch.int32: (ir.DataType.INT32, 0)}
+"""How a value is held inside the graph: the element type and its zero point. s8 is u8 with 128 added (fast kernels on x86)."""
+
+
+def zero_point(node: fx.Node) -> int:
+    """What the graph adds to the node's value when it holds it."""
+    return STORAGE[node.meta["val"].dtype][1]
+
+
+class Walk:
+    """One lowering. Emitters append nodes with `op`, read weights with `array` and operands with `value`."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.nodes: list[ir.Node] = []
+        self.initializers: list[ir.Value] = []
+        self.values: dict[fx.Node, ir.Value] = {}
+        self.sizes: dict[str, ir.Value] = {}
+        self.intervals: Mapping[fx.Node, Interval] = integer_ranges(program.graph, program.tensors).intervals
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._names = {spec.name for spec in program.inputs}
+        self._scope = "graph"
+
+    def enter(self, node: fx.Node) -> None:
+        """Name what follows after the program's node."""
+        self._scope = node.name
+
+    def unique(self, name: str) -> str:
+        """`name`, or the first of name_2, name_3 ... that is free."""
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique
+
+    def constant(self, array: Any, name: str = "") -> ir.Value:
+        """An initialiser; equal arrays are stored once."""
+        array = np.asarray(array, order="C")
+        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
+        if key not in self._constants:
+            self._constants[key] = self.own_constant(array, name or f"{self._scope}/constant")
+        return self._constants[key]
+
+    def own_constant(self, array: Any, name: str) -> ir.Value:
+        """An initialiser that nothing else shares."""
+        unique = self.unique(name)
+        value = ir.val(unique, const_value=ir.Tensor(np.asarray(array), name=unique))
+        self.initializers.append(value)
+        return value
+
+    def op(self, op_type: str, *inputs: ir.Value, facts: Mapping[str, object] | None = None, **attributes: Any) -> ir.Value:
+        """Append a standard ONNX node with one output; `facts` become its metadata."""
+        name = self.unique(f"{self._scope}/{op_type}")
+        output = ir.val(name)
+        metadata = {f"fxpress.{key}": str(value) for key, value in (facts or {}).items()}
+        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name, metadata_props=metadata))
+        return output
+
+    def array(self, node: fx.Node) -> NDArray[Any]:
+        """The constant that a ``get_attr`` node names."""
+        return self.program.tensors[str(node.target)].detach().cpu().numpy()
+
+    def value(self, node: fx.Node) -> ir.Value:
+        """What `node` has become, in its storage type."""
+        return self.values[node]
+
+    def point(self, node: fx.Node) -> ir.Value:
+        """The zero point of an 8-bit node as an operand."""
+        return self.constant(np.uint8(zero_point(node)))
+
+    def shape(self, node: fx.Node) -> Sequence[Any]:
+        """The node's sizes: ints and SymInts."""
+        sizes: Sequence[Any] = node.meta["val"].shape
+        return sizes
+
+
+Emit = Callable[[Walk, fx.Node], ir.Value]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A dialect of integer ONNX: one emitter for each operator overload.
+
+    Attributes:
+        name: as the file's documentation and metadata say it, ``F1``.
+        summary: one line.
+        emitters: operator overload -> emitter.
+        absorbs: the node has no value of its own because its only user computes it.
+    """
+
+    name: str
+    summary: str
+    emitters: Mapping[Any, Emit]
+    absorbs: Callable[[fx.Node, Program], bool]
