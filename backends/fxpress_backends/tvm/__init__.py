@@ -1,0 +1,51 @@
+"""TVM: a physical plan as data, then TIR kernels of our own; importing this package does not import TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fxpress_ir import Program
+from fxpress_ir.errors import BackendError
+
+from fxpress_backends.contract import Refusal, Runner, Target
+
+from . import cpu
+
+
+class TvmBackend:
+    """The targets ``tvm:x86-64`` and ``tvm:native``, for integer programs."""
+
+    def targets(self) -> tuple[Target, ...]:
+        """Both cards; that of ``tvm:native`` describes this machine."""
+        return (cpu.x86_64(), cpu.native(cpu.host_features()))
+
+    def legalize(self, program: Program, target: Target) -> tuple[Refusal, ...]:
+        from .legalize import refusals
+
+        return refusals(program, target)
+
+    def lower(self, program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
+        """Write the shared library; the details name it, LLVM's target, the CPU features it needs and the groups.
+
+        Raises:
+            BackendError: the program is refused, the target is for another kind of machine, or no C compiler is found.
+        """
+        from .lower import write
+        from .plan import plan
+
+        found = self.legalize(program, target)
+        if found:
+            raise BackendError(found[0].reason, where=f"{target.name}, {found[0].node}", way_on=found[0].way_on)
+        return write(plan(program, target), target, folder)
+
+    def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
+        from .run import load
+
+        return load(folder, manifest, options)
+
+
+TVM = TvmBackend()
+
+__all__ = ["TVM", "TvmBackend"]

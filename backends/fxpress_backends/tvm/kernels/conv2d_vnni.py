@@ -1,0 +1,49 @@
+"""conv2d as an implicit matrix product: taps are offsets into an NHWC image whose halo is its padding, so nothing is copied.
+
+With dilation 1 the taps of one kernel row are neighbours in memory: one run of ``kernel width * channels / 4`` words.
+"""
+
+from __future__ import annotations
+
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from ..pack import LANES, WORD
+from .operand import Call, fill_halo
+from .vnni import Tile
+
+
+def conv2d_vnni(call: Call) -> None:
+    """Tasks are channel blocks x images x rows of tiles, channels outermost so that a thread keeps its weights in cache."""
+    (source,), output, settings = call.inputs, call.output, call.attributes
+    height, width = output.spec.outer
+    tile_rows, tile_columns, vectors = settings["tile"]
+    stride_down, stride_right = settings["stride"]
+    kernel_height, kernel_width = settings["kernel"]
+    dilation_down, dilation_right = settings["dilation"]
+
+    pixel_words = source.spec.channels // WORD
+    row_words = (source.spec.image_elements // WORD) // (source.spec.middle[0] if source.spec.middle else 1)
+    top, left = (have - used for have, used in zip(source.spec.halo[:2], settings["padding"][:2], strict=True))
+    dense = dilation_right == 1
+    runs = 1 if dense else kernel_width
+    run_words = pixel_words * (kernel_width if dense else 1)
+
+    fill_halo(output)
+    words = source.words()
+    row_blocks, column_blocks = -(-height // tile_rows), -(-width // tile_columns)
+    image_words = source.spec.image_elements // WORD
+    pixels = [(row, column) for row in range(tile_rows) for column in range(tile_columns)]
+    with T.parallel(output.spec.channels // LANES // vectors * (output.lead * row_blocks)) as task:
+        first_vector = T.bind(task // (output.lead * row_blocks) * vectors)
+        image = T.bind(task % (output.lead * row_blocks) // row_blocks)
+        first_row = T.bind(T.min(task % row_blocks * tile_rows, height - tile_rows))
+        with T.serial(column_blocks) as block:
+            first_column = T.bind(T.min(block * tile_columns, width - tile_columns))
+            tile = Tile(call, len(pixels), vectors, first_vector)
+            corner = (first_row * stride_down + top) * row_words + (first_column * stride_right + left) * pixel_words
+            start = T.bind(image * image_words + corner)
+            with T.serial(kernel_height) as tap, T.serial(runs) as run, T.serial(run_words) as word:
+                here = T.bind(start + tap * (dilation_down * row_words) + run * (dilation_right * pixel_words) + word)
+                offsets = [row * stride_down * row_words + column * stride_right * pixel_words for row, column in pixels]
+                tile.step(words, [here + offset for offset in offsets], (tap * runs + run) * run_words + word)
+            tile.finish([[image, first_row + row, first_column + column] for row, column in pixels])

@@ -1,0 +1,41 @@
+"""linear as tiles of rows x channels; rows that do not fill a tile are done one by one."""
+
+from __future__ import annotations
+
+from math import prod
+
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from ..pack import LANES, WORD
+from .operand import Call, Expr
+from .vnni import Tile
+
+
+def linear_vnni(call: Call) -> None:
+    """Tasks are channel blocks; each walks all rows, so that its weights are read once from memory."""
+    (source,), output = call.inputs, call.output
+    tile_rows, vectors = call.attributes["tile"]
+    words = source.words()
+    depth = source.spec.channels // WORD
+    count = output.lead * prod(output.spec.outer)
+
+    def rows(first: Expr, height: int, first_vector: Expr) -> None:
+        tile = Tile(call, height, vectors, first_vector)
+        with T.serial(depth) as word:
+            tile.step(words, [(first + row) * depth + word for row in range(height)], word)
+        tile.finish([_indices(first + row, output.spec.outer) for row in range(height)])
+
+    with T.parallel(output.spec.channels // LANES // vectors) as block:
+        with T.serial(count // tile_rows) as tile:
+            rows(tile * tile_rows, tile_rows, block * vectors)
+        with T.serial(count % tile_rows) as row:
+            rows(count // tile_rows * tile_rows + row, 1, block * vectors)
+
+
+def _indices(row: Expr, extents: tuple[int, ...]) -> list[Expr]:
+    """The outer indices of a row counted over all of them."""
+    indices: list[Expr] = []
+    for extent in reversed(extents):
+        indices.insert(0, row % extent)
+        row = row // extent
+    return [row, *indices]

@@ -1,0 +1,113 @@
+"""A tensor inside a kernel: logical indices ==> the elements of its buffer, 16 channels at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from ..pack import LANES
+from ..physical import NO_HALO, Buffer
+
+Expr = Any
+"""A TIR expression or a Python integer."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A buffer's description and the TIR buffer that holds it; `lead` is the size of dimension 0."""
+
+    spec: Buffer
+    memory: Any
+    lead: Expr
+
+    def index(self, outer: Sequence[Expr], channel: Expr) -> list[Expr]:
+        """The physical index of ``[lead index, *outer logical indices]`` and a channel (or a ramp of channels)."""
+        if self.spec.layout == "rows":
+            return [*outer, channel]
+        image, row, column = outer
+        top, left, _, _ = self.spec.halo
+        return [image, row + top, column + left, channel] if self.spec.middle else [image, channel]
+
+    def load(self, outer: Sequence[Expr], channel: Expr) -> Expr:
+        """One stored element."""
+        return self.memory[tuple(self.index(outer, channel))]
+
+    def store(self, value: Expr, outer: Sequence[Expr], channel: Expr) -> None:
+        T.buffer_store(self.memory, value, self.index(outer, channel))
+
+    def load_lanes(self, outer: Sequence[Expr], channel: Expr, count: int = LANES) -> Expr:
+        """`count` stored channels from `channel` on."""
+        return self.load(outer, T.Ramp(channel, 1, count))
+
+    def store_lanes(self, value: Expr, outer: Sequence[Expr], channel: Expr, count: int = LANES) -> None:
+        self.store(value, outer, T.Ramp(channel, 1, count))
+
+    def integers(self, outer: Sequence[Expr], channel: Expr) -> Expr:
+        """16 channels as int32 with the zero point taken off."""
+        value = T.Cast(f"int32x{LANES}", self.load_lanes(outer, channel))
+        return value - lanes(self.spec.zero) if self.spec.zero else value
+
+    def words(self) -> Any:
+        """The buffer as a flat one of 32-bit words; 8-bit storage whose channels are whole words."""
+        return T.decl_buffer((self.lead * (self.spec.image_elements // 4),), "int32", data=self.memory.data)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a kernel gets: operands, constants as TIR buffers, and its group's attributes."""
+
+    inputs: tuple[Operand, ...]
+    constants: tuple[Any, ...]
+    output: Operand
+    attributes: Mapping[str, Any]
+
+
+def lanes(value: int, count: int = LANES) -> Expr:
+    return T.Broadcast(T.int32(value), count)
+
+
+def parameter(table: Any, row: int, channel: Expr) -> Expr:
+    """16 entries of one row of a per-channel table."""
+    return table[row, T.Ramp(channel, 1, LANES)]
+
+
+def over(output: Operand, body: Callable[[list[Expr]], None]) -> None:
+    """Run `body` for every position outside the channels; the first two dimensions are split over the threads."""
+    outer = output.spec.outer
+    first, rest = (outer[0], outer[1:]) if outer else (1, ())
+    with T.parallel(output.lead * first) as task:
+        head = [task // first, task % first] if outer else [task]
+        _nest(head, rest, body)
+
+
+def _nest(indices: list[Expr], extents: Sequence[int], body: Callable[[list[Expr]], None]) -> None:
+    if not extents:
+        body(indices)
+        return
+    with T.serial(extents[0]) as index:
+        _nest([*indices, index], extents[1:], body)
+
+
+def fill_halo(output: Operand) -> None:
+    """Write the zero point around every image, for the convolutions that read it as padding."""
+    if output.spec.halo == NO_HALO:
+        return
+    top, left, bottom, right = output.spec.halo
+    height, width = output.spec.middle
+    channels = output.spec.channels
+    zero = T.Cast(output.spec.dtype, T.int32(output.spec.zero))
+
+    def fill(rows: range, columns: range) -> None:
+        if not rows or not columns:
+            return
+        with T.serial(output.lead) as image, T.serial(len(rows)) as row, T.serial(len(columns) * channels) as element:
+            index = [image, row + rows.start, element // channels + columns.start, element % channels]
+            T.buffer_store(output.memory, zero, index)
+
+    fill(range(top), range(width))
+    fill(range(height - bottom, height), range(width))
+    fill(range(top, height - bottom), range(left))
+    fill(range(top, height - bottom), range(width - right, width))

@@ -1,0 +1,52 @@
+"""acc[16] += x[4] . w[16][4]: tiles of AVX512-VNNI dot products, u8 words of 4 channels against s8 weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from ..pack import LANES, WORD
+from .epilogue import finished
+from .operand import Call, Expr, parameter
+
+_ALL = T.Ramp(0, 1, LANES)
+
+
+class Tile:
+    """Accumulators of several pixels x several vectors of 16 channels; each lives in its own register."""
+
+    def __init__(self, call: Call, pixels: int, vectors: int, first_vector: Expr) -> None:
+        """Starts from the bias; `first_vector` counts channels by 16."""
+        self._call = call
+        self._first = first_vector
+        self._vectors = range(vectors)
+        self._sums = [[T.alloc_buffer((LANES,), "int32") for _ in self._vectors] for _ in range(pixels)]
+        bias = call.constants[1]
+        for vector in self._vectors:
+            start = T.bind(bias[T.Ramp((first_vector + vector) * LANES, 1, LANES)])
+            for sums in self._sums:
+                T.buffer_store(sums[vector], start, [_ALL])
+
+    def step(self, words: Any, positions: Sequence[Expr], depth: Expr) -> None:
+        """Add one word of every pixel, at `positions` in the input, times the weights at `depth`."""
+        weight = self._call.constants[0]
+        weights = [T.bind(weight[self._first + vector, depth, T.Ramp(0, 1, LANES * WORD)]) for vector in self._vectors]
+        for position, sums in zip(positions, self._sums, strict=True):
+            word = T.bind(T.reinterpret(f"int8x{LANES * WORD}", T.Broadcast(words[position], LANES)))
+            for vector in self._vectors:
+                T.buffer_store(sums[vector], _dot(sums[vector][_ALL], word, weights[vector]), [_ALL])
+
+    def finish(self, outers: Sequence[Sequence[Expr]]) -> None:
+        """Requantise and store each pixel at its outer indices of the output."""
+        output, attributes = self._call.output, self._call.attributes
+        for vector in self._vectors:
+            channel = T.bind((self._first + vector) * LANES)
+            rows = tuple(T.bind(parameter(table, row, channel)) for table in self._call.constants[2:] for row in range(3))
+            for outer, sums in zip(outers, self._sums, strict=True):
+                output.store_lanes(finished(sums[vector][_ALL], rows, attributes, output.spec), outer, channel)
+
+
+def _dot(accumulator: Expr, word: Expr, weights: Expr) -> Expr:
+    return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", accumulator, word, weights)

@@ -1,0 +1,56 @@
+"""integer Program ==> physical plan: inputs are stored, each operator's rule adds its groups, outputs are given back."""
+
+from __future__ import annotations
+
+from fxpress_ir import Program
+from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS, arguments
+from torch import Tensor, fx
+
+from fxpress_backends.contract import Target
+
+from .draft import Draft, is_identity, permutation_of
+from .physical import Plan
+from .rules import RULES
+
+
+def plan(program: Program, target: Target) -> Plan:
+    """The physical plan of a program that `legalize` has nothing against; a function of its arguments alone."""
+    draft = Draft(program, target)
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            _enter(draft, node)
+        elif node.op == "call_function" and node.target in SHAPE_OPERATORS:
+            _rearrange(draft, node)
+        elif node.op == "call_function" and isinstance(node.meta["val"], Tensor):
+            RULES[INTEGER_OPERATORS[node.target].name](draft, node)
+    return draft.plan([_leave(draft, node) for node in program.outputs()])
+
+
+def _enter(draft: Draft, node: fx.Node) -> None:
+    """Floats wait for their quantisation; integers are stored as kernels read them."""
+    given = draft.plain(node)
+    draft.place(node, given)
+    if not node.meta["val"].is_floating_point() and any(user.op != "output" for user in node.users):
+        draft.emit("convert", [given], draft.stored(node), [node])
+
+
+def _leave(draft: Draft, node: fx.Node) -> str:
+    """The buffer that callers get; integers are given back in the program's own order and dtype."""
+    plain = draft.plain(node)
+    if node.op != "placeholder" and draft.buffer(node) != plain:
+        draft.emit("convert", [draft.buffer(node)], plain, [node])
+    return plain.name
+
+
+def _rearrange(draft: Draft, node: fx.Node) -> None:
+    """A shape operator: nothing where memory stays as it is, else a copy element by element."""
+    source = draft.buffer(arguments(node)["self"])
+    if is_identity(node):
+        draft.place(node, source)
+        return
+    result, order = draft.stored(node), permutation_of(node)
+    same_memory = (source.lead, source.middle, source.channels) == (result.lead, result.middle, result.channels)
+    if order is None and same_memory and source.row_major and result.row_major:
+        draft.emit("view", [source], result, [node])
+    else:
+        draft.emit("rearrange", [source], result, [node], {"permutation": None if order is None else list(order)})

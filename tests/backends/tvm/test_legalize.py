@@ -1,0 +1,118 @@
+"""What the targets refuse, by node and with the way on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from fxpress_backends.tvm import TVM, cpu
+from fxpress_backends.tvm.rules import RULES
+from fxpress_ir import Edit, Program, capture, verify
+from support import aten, built, fxp, multipliers
+from torch import fx, nn
+
+GENERIC = cpu.x86_64()
+VNNI = cpu.native(("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", cpu.VNNI))
+Body = Callable[[Edit, fx.Node], fx.Node]
+
+
+def refused(program: Program, target: Any = GENERIC) -> str:
+    (refusal,) = TVM.legalize(program, target)
+    assert refusal.way_on
+    return f"{refusal.node}: {refusal.reason}"
+
+
+def doubled(edit: Edit, x: fx.Node) -> fx.Node:
+    return edit.call(fxp.add.default, x, x, 1, 1, 1, -128, 127, torch.int8)
+
+
+REFUSED: tuple[tuple[str, tuple[int, ...], torch.dtype, Body], ...] = (
+    (
+        "conv2d_default: padding [0, -1, 0, 0] is negative",
+        (1, 2, 5, 5),
+        torch.int8,
+        lambda edit, x: edit.call(
+            fxp.conv2d.default, x, edit.add_tensor("w", torch.ones(2, 2, 1, 1, dtype=torch.int8)), None, [1, 1], [0, -1, 0, 0], [1, 1], 1
+        ),
+    ),
+    (
+        "flatten_using_ints: shape ['7*batch'] has fewer than 2 dimensions",
+        (1, 7),
+        torch.int8,
+        lambda edit, x: edit.call(aten.flatten.using_ints, x, 0),
+    ),
+    (
+        "transpose_int: shape [7, 'batch'] is symbolic beyond dimension 0",
+        (1, 7),
+        torch.int8,
+        lambda edit, x: edit.call(aten.transpose.int, x, 0, 1),
+    ),
+    (
+        "quantize_default: range [-2147483648, 2147483647] is too wide",
+        (1, 3),
+        torch.float32,
+        lambda edit, x: edit.call(fxp.quantize.default, x, 0.5, -(2**31), 2**31 - 1, torch.int32),
+    ),
+    (
+        "add_default: its y is a constant",
+        (1, 3),
+        torch.int8,
+        lambda edit, x: edit.call(
+            fxp.add.default, x, edit.add_tensor("y", torch.ones(1, 3, dtype=torch.int8)), 1, 1, 1, -128, 127, torch.int8
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize(("message", "shape", "dtype", "body"), REFUSED, ids=[message.split(" ")[0] for message, *_ in REFUSED])
+def test_refusals(message: str, shape: tuple[int, ...], dtype: torch.dtype, body: Body) -> None:
+    assert refused(built(shape, body, dtype=dtype)) == message
+
+
+def test_fixed_batches_are_held_to_the_same(fixed: Callable[..., Program]) -> None:
+    def along_the_batch(edit: Edit, x: fx.Node) -> fx.Node:
+        return edit.call(fxp.requantize.default, x, edit.add_tensor("b", multipliers([1, 2, 3])), 1, -128, 127, 0, torch.int8)
+
+    def other_rank(edit: Edit, x: fx.Node) -> fx.Node:
+        return edit.call(fxp.add.default, x, edit.call(aten.unsqueeze.default, x, 0), 1, 1, 1, -128, 127, torch.int8)
+
+    example = torch.zeros(3, 5, dtype=torch.int8)
+    assert refused(fixed(example, along_the_batch)) == "requantize_default: its multipliers run along dimension 0"
+    assert refused(fixed(example, other_rank)) == "add_default: adds shapes [3, 5] and [1, 3, 5]"
+
+
+def test_float_program() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + x
+
+    assert refused(capture(Twice(), (torch.zeros(3, 5),))) == "program: its stage is float"
+
+
+def test_an_operator_without_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(RULES, "add")
+    assert refused(built((1, 3), doubled, dtype=torch.int8)) == "add_default: fxp.add.default has no TVM rule"
+
+
+@pytest.mark.parametrize(("sign", "taken"), [(1, True), (-1, False)])
+def test_accumulators_over_u8_storage_are_proved_again(sign: int, taken: bool) -> None:
+    """64 inputs of weight 127 and a bias that leaves room for -128 of each: folding -128 * sum w helps it or bursts it."""
+    bias = sign * (2**31 - 1 - 128 * 64 * 127)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        weight = edit.add_tensor("weight", torch.full((1, 64), 127, dtype=torch.int8))
+        return edit.call(fxp.linear.default, x, weight, edit.add_tensor("bias", torch.tensor([bias], dtype=torch.int32)))
+
+    program = built((1, 64), body, dtype=torch.int8)
+    verify(program)
+    assert TVM.legalize(program, GENERIC) == ()
+    if taken:
+        assert TVM.legalize(program, VNNI) == ()
+    else:
+        assert refused(program, VNNI) == f"linear_default: its accumulator reaches {2**31 - 1 + 255 * 64 * 127} over u8 storage"
+
+
+def test_doubling_is_taken() -> None:
+    assert TVM.legalize(built((1, 3), doubled, dtype=torch.int8), GENERIC) == ()
