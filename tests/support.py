@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from fxpress_ir import Edit, Program, capture
@@ -17,12 +18,19 @@ class _Twice(nn.Module):
         return x + x
 
 
-def built(shape: Sequence[int], body: Callable[[Edit, fx.Node], fx.Node], *, stage: str = "integer", dtype: torch.dtype = torch.float32) -> Program:
+@cache
+def _twice(shape: tuple[int, ...], dtype: torch.dtype) -> Program:
+    return capture(_Twice(), (torch.zeros(*shape, dtype=dtype),), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+
+
+def built(
+    shape: Sequence[int], body: Callable[[Edit, fx.Node], fx.Node], *, stage: str = "integer", dtype: torch.dtype = torch.float32
+) -> Program:
     """A program with one input ``x`` of `shape` (dimension 0 dynamic, named batch) whose graph `body` writes.
 
     `body` gets the edit, positioned after the input, and the input's node; it returns the node of the only output.
     """
-    program = capture(_Twice(), (torch.zeros(*shape, dtype=dtype),), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+    program = _twice(tuple(shape), dtype)
     edit = program.edit()
     x = edit.here(program.placeholders()[0])
     old = edit.here(program.outputs()[0])
@@ -36,7 +44,19 @@ def multipliers(values: Sequence[int] | Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=torch.int32)
 
 
-def conv(edit: Edit, x: fx.Node, weight: Tensor, bias: Tensor | None, b: Tensor, c: int, *, relu: bool, stride: int = 1, padding: int = 1, name: str = "conv") -> fx.Node:
+def conv(
+    edit: Edit,
+    x: fx.Node,
+    weight: Tensor,
+    bias: Tensor | None,
+    b: Tensor,
+    c: int,
+    *,
+    relu: bool,
+    stride: int = 1,
+    padding: int = 1,
+    name: str = "conv",
+) -> fx.Node:
     """conv2d and its requantisation to u8 (relu) or s8."""
     w = edit.add_tensor(f"{name}.weight", weight)
     bias_node = None if bias is None else edit.add_tensor(f"{name}.bias", bias)
@@ -69,15 +89,35 @@ def residual_net(seed: int = 0, *, channels: int = 16, size: int = 8, inputs: in
         left = conv(edit, pooled, weight(channels, channels, 3, 3), bias(channels), b(channels, 20, 90), 16, relu=True, name="left0")
         left = conv(edit, left, weight(channels, channels, 3, 3), bias(channels), b(channels, 20, 90), 16, relu=False, name="left1")
         summed = edit.call(fxp.add.default, left, pooled, 15001, 9877, 14, 0, 255, torch.uint8)
-        down = conv(edit, summed, weight(2 * channels, channels, 3, 3), None, b(2 * channels, 20, 90), 16, relu=False, stride=2, name="down")
-        side = conv(edit, summed, weight(2 * channels, channels, 1, 1), None, b(2 * channels, 50, 200), 16, relu=False, stride=2, padding=0, name="side")
+        down = conv(
+            edit, summed, weight(2 * channels, channels, 3, 3), None, b(2 * channels, 20, 90), 16, relu=False, stride=2, name="down"
+        )
+        side = conv(
+            edit,
+            summed,
+            weight(2 * channels, channels, 1, 1),
+            None,
+            b(2 * channels, 50, 200),
+            16,
+            relu=False,
+            stride=2,
+            padding=0,
+            name="side",
+        )
         summed = edit.call(fxp.add.default, down, side, 20011, 30011, 15, -128, 127, torch.int8)
         window = [(size + 1) // 2 // 2 + (size + 1) // 2 % 2] * 2
         sums = edit.call(fxp.sum_pool2d.default, summed, window, window, [0, 0, 0, 0])
         mean = requantize(edit, sums, multipliers([9001]), 15, relu=False, axis=1, name="mean")
         flat = edit.call(aten.flatten.using_ints, mean, 1)
-        acc = edit.call(fxp.linear.default, flat, edit.add_tensor("head.weight", weight(classes, 2 * channels)), edit.add_tensor("head.bias", bias(classes)))
-        logits = edit.call(fxp.requantize.default, acc, edit.add_tensor("head.b", b(classes, 3000, 9000)), 15, -32768, 32767, -1, torch.int32)
+        acc = edit.call(
+            fxp.linear.default,
+            flat,
+            edit.add_tensor("head.weight", weight(classes, 2 * channels)),
+            edit.add_tensor("head.bias", bias(classes)),
+        )
+        logits = edit.call(
+            fxp.requantize.default, acc, edit.add_tensor("head.b", b(classes, 3000, 9000)), 15, -32768, 32767, -1, torch.int32
+        )
         return edit.call(fxp.dequantize.default, logits, 0.001)
 
     return built((1, inputs, size, size), body)

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from .errors import CaptureError, FxpressError
 from .functional import drop_assertions, make_functional
+from .inline import inline_wrappers
 from .program import Program
 from .signature import Dimension, InputSpec
 from .verify import verify
@@ -104,7 +105,8 @@ def _specs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shap
     """The part of `dynamic_shapes` that belongs to each positional and keyword argument."""
     if not shapes:
         return [None] * len(args), dict.fromkeys(kwargs)
-    names = [*inspect.signature(model.forward).parameters]
+    parameters = inspect.signature(model.forward).parameters
+    names = [*parameters]
     if isinstance(shapes, Mapping):
         unknown = sorted(set(shapes) - set(names))
         if unknown:
@@ -113,14 +115,22 @@ def _specs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shap
         by_name = {name: shapes.get(name) for name in names}
     else:
         by_name = dict(zip(names, [*shapes, *[None] * len(names)], strict=False))
-    return [by_name.get(name) for name in names[: len(args)]], {name: by_name.get(name) for name in kwargs}
+    positional: list[Any] = []
+    for name, parameter in parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            positional += by_name[name] or []
+        if parameter.kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            break
+        positional.append(by_name[name])
+    positional += [None] * len(args)
+    return positional[: len(args)], {name: by_name.get(name) for name in kwargs}
 
 
 def _leaves(value: Any, spec: Any) -> Iterator[dict[int, Any]]:
     """For each tensor in `value`, its dynamic dimensions, in the order in which export lists inputs."""
     if isinstance(value, Tensor):
         pairs = () if spec is None else spec.items() if isinstance(spec, Mapping) else enumerate(spec)
-        yield {dimension: size for dimension, size in pairs if size is not None and not isinstance(size, int)}
+        yield {dimension: size for dimension, size in pairs if not (size is None or isinstance(size, int) or size is Dim.STATIC)}
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _leaves(item, None if spec is None else spec.get(key))
@@ -155,7 +165,7 @@ def _explained(model: nn.Module, failures: list[Exception]) -> CaptureError:
         traceback = traceback.tb_next
     where = f"{frames[-1][0]}:{frames[-1][1]}" if frames else type(model).__name__
     if re.search(r"[Dd]ata.dependent|could not guard|Could not guard|unbacked", text):
-        return CaptureError("control flow depends on tensor values", where=where, way_on="use torch.where or torch.cond instead of `if`")
+        return CaptureError("control flow depends on tensor values", where=where, way_on="use torch.where instead of `if`")
     first = next((line.strip() for line in str(failures[-1]).splitlines() if line.strip()), type(failures[-1]).__name__)
     return CaptureError(f"torch.export failed: {first[:200]}", where=where, way_on="make forward exportable; the full report is the cause")
 
@@ -166,9 +176,10 @@ def _plain(module: fx.GraphModule) -> tuple[fx.Graph, dict[str, Tensor]]:
     nodes: dict[fx.Node, fx.Node] = {}
     returned = graph.graph_copy(module.graph, nodes)
     outputs = [node for node in (returned if isinstance(returned, (list, tuple)) else [returned]) if node is not None]
-    if not all(isinstance(node, fx.Node) for node in outputs):
-        raise CaptureError("the model returns a Python constant", way_on="return tensors only")
+    if not outputs or not all(isinstance(node, fx.Node) and isinstance(node.meta.get("val"), Tensor) for node in outputs):
+        raise CaptureError("the model returns a Python value", where="outputs", way_on="return tensors only")
     graph.output(tuple(outputs))
+    inline_wrappers(graph, module)
     for node in graph.nodes:
         trace = _FRAME.findall(node.meta.get("stack_trace") or "")
         stack = node.meta.get("nn_module_stack") or {}

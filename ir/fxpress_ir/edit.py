@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, fx
-from torch._guards import detect_fake_mode
-from torch._subclasses import FakeTensorMode
 from torch.fx.node import map_arg
 
 from .errors import ProgramError
 from .program import Program
+from .propagate import fake_mode, propagated
+
+_WAY_ON = "the pass that made this edit is wrong"
 
 
 class Edit:
@@ -58,25 +58,45 @@ class Edit:
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Every use of `old` becomes a use of `new`; `old` goes when nothing uses it."""
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
-        if not old.users:
+        if not old.users and old.op != "placeholder":
             self.graph.erase_node(old)
 
     def finish(self, *, stage: str | None = None) -> Program:
         """The new program: dead code gone, unused tensors dropped, shapes re-propagated from the changed nodes only.
 
         Raises:
-            ProgramError: the edited graph is malformed or a node's shape cannot be propagated.
+            ProgramError: the edited graph is malformed, or a node's shape cannot be propagated or holds only at the
+                example's sizes; a tensor was changed in place meanwhile.
         """
+        self._program.check_unchanged()
+        self._check_order()
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-        self.graph.lint()
+        self._check_ends()
         used = {str(node.target) for node in self.graph.find_nodes(op="get_attr")}
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
         self._propagate()
         program = self._program
         return Program(self.graph, self.tensors, program.inputs, stage or program.stage, program.history)
 
+    def _check_order(self) -> None:
+        try:
+            self.graph.lint()
+        except RuntimeError as error:
+            first = str(error).partition("\n")[0]
+            raise ProgramError(f"the edited graph is malformed: {first}", way_on=_WAY_ON) from error
+
+    def _check_ends(self) -> None:
+        inputs = [spec.name for spec in self._program.inputs]
+        if [node.name for node in self.graph.find_nodes(op="placeholder")] != inputs:
+            raise ProgramError(f"the edited graph does not take {', '.join(inputs)}", way_on=_WAY_ON)
+        if not isinstance(self.graph.output_node().args[0], (tuple, list)):
+            raise ProgramError("the edited graph does not return a tuple", way_on=_WAY_ON)
+        for node in self.graph.find_nodes(op="get_attr"):
+            if node.target not in self.tensors:
+                raise ProgramError(f"there is no tensor {node.target!r}", where=node.name, way_on="name it with add_tensor")
+
     def _propagate(self) -> None:
-        mode = detect_fake_mode([node.meta["val"] for node in self._program.placeholders()]) or FakeTensorMode()
+        mode = fake_mode(self._program.graph)
         changed: set[fx.Node] = set()
         for node in self.graph.nodes:
             if node.op in ("placeholder", "output"):
@@ -86,20 +106,15 @@ class Edit:
                 if not same or self._program.tensors.get(str(node.target)) is not self.tensors[str(node.target)]:
                     self._assign(node, mode.from_tensor(self.tensors[str(node.target)], static_shapes=True), changed)
             elif not same or not changed.isdisjoint(node.all_input_nodes):
-                self._assign(node, self._evaluate(node, mode), changed)
-
-    def _evaluate(self, node: fx.Node, mode: FakeTensorMode) -> Any:
-        args, kwargs = map_arg((node.args, node.kwargs), lambda used: used.meta["val"])
-        try:
-            with mode, torch.no_grad():
-                return node.target(*args, **kwargs)  # type: ignore[operator]
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ProgramError(
-                f"shapes do not propagate: {error}", where=f"{node.name} = {node.target}", way_on="the pass that made this node is wrong"
-            ) from error
+                self._assign(node, propagated(node, mode), changed)
 
     def _assign(self, node: fx.Node, value: Any, changed: set[fx.Node]) -> None:
         old = node.meta.get("val")
         node.meta["val"] = value
-        if not (isinstance(old, Tensor) and isinstance(value, Tensor) and old.shape == value.shape and old.dtype == value.dtype):
+        if not (isinstance(old, Tensor) and isinstance(value, Tensor)) or _kind(old) != _kind(value):
             changed.add(node)
+
+
+def _kind(value: Tensor) -> tuple[str, ...]:
+    """What later shapes depend on, as text: comparing symbolic sizes themselves would make them equal for good."""
+    return str(value.dtype), str(value.shape), str(value.stride())

@@ -7,10 +7,13 @@ import re
 import torch
 from torch import fx
 
+from .analysis.aliases import base, shares_memory
 from .errors import CaptureError
+from .ops import SIZE_OPERATORS
+from .propagate import fake_mode, propagated
 
 _ASSERTIONS = re.compile(r"_assert|sym_constrain_range")
-_ALIASING = "the tensor and a view of it are both used after the write"
+_WAY_ON = "use the operator that is not in place"
 
 
 def drop_assertions(graph: fx.Graph) -> None:
@@ -24,37 +27,38 @@ def make_functional(graph: fx.Graph) -> None:
     """``y = op_(x)`` becomes ``y = op(x)`` and later readers of x read y, after a check that no view of x is alive.
 
     Raises:
-        CaptureError: the write reaches an input, a weight, or a value that a live view shares.
+        CaptureError: the write reaches an input, a weight, or a value that is read later through another view; the
+            operator has no form that is not in place, or one of another dtype.
     """
-    order = {node: position for position, node in enumerate(graph.nodes)}
+    order, mode = {node: position for position, node in enumerate(graph.nodes)}, fake_mode(graph)
     for node in list(graph.nodes):
         schema = getattr(node.target, "_schema", None)
         if node.op != "call_function" or schema is None or not schema.is_mutable:
             continue
         where = node.meta.get("source", node.name)
-        written = node.args[0]
-        if not isinstance(written, fx.Node) or written.op != "call_function":
+        name = schema.name.split("::")[1]
+        functional = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), schema.overload_name or "default", None)
+        written = node.args[0] if node.args else None
+        if not name.endswith("_") or functional is None or not isinstance(written, fx.Node):
+            raise CaptureError(f"{node.target} has no functional form", where=where, way_on=_WAY_ON)
+        if base(written).op != "call_function":
             raise CaptureError(f"{node.target} writes to an input or a weight", where=where, way_on="write to a clone")
-        later = [user for user in written.users if order[user] > order[node]]
-        if _shares_memory(written) or any(_shares_memory(user) and user.users for user in written.users if user is not node):
-            if later or _base(written).users.keys() - {node, written}:
-                raise CaptureError(f"{node.target}: {_ALIASING}", where=where, way_on="use the operator that is not in place")
-        name = schema.name.split("::")[1].removesuffix("_")
-        functional = getattr(getattr(torch.ops.aten, name, None), schema.overload_name or "default", None)
-        if functional is None:
-            raise CaptureError(f"{node.target} has no functional form", where=where, way_on="use the operator that is not in place")
+        if _reads_stale(written, node, order):
+            raise CaptureError(f"{node.target}: the tensor and a view of it are both used after the write", where=where, way_on=_WAY_ON)
         node.target = functional
-        for user in later:
+        if propagated(node, mode).dtype != written.meta["val"].dtype:
+            raise CaptureError(f"{name} rounds its result to {written.meta['val'].dtype}", where=where, way_on=_WAY_ON)
+        for user in [user for user in written.users if order[user] > order[node]]:
             user.replace_input_with(written, node)
 
 
-def _shares_memory(node: fx.Node) -> bool:
-    """The operator returns a view of its first argument."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(a.alias_info is not None and not a.alias_info.is_write for a in schema.arguments)
-
-
-def _base(node: fx.Node) -> fx.Node:
-    while _shares_memory(node) and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
+def _reads_stale(written: fx.Node, write: fx.Node, order: dict[fx.Node, int]) -> bool:
+    """After the write, its memory is read through another value than the one that was written (whose readers move on)."""
+    aliases = [base(written)]
+    for alias in aliases:
+        moves_on = alias is written
+        readers = [user for user in alias.users if user is not write and user.target not in SIZE_OPERATORS]
+        if not moves_on and any(order[user] > order[write] for user in readers):
+            return True
+        aliases += [user for user in readers if shares_memory(user) and not (moves_on and order[user] > order[write])]
+    return False

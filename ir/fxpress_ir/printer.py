@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from .program import Program
+from .program import Program, named_size
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16", torch.bool: "bool",
@@ -16,11 +17,16 @@ _SHORT = {
 
 
 def type_text(program: Program, node: fx.Node) -> str:
-    """``s8[batch, 16, 8, 8]``; sizes and other scalars print as ``size``."""
-    value = node.meta.get("val")
+    """``s8[batch, 16, 8, 8]``; several values print in parentheses, sizes and other scalars as ``size``."""
+    return _type(node.meta.get("val"), program.symbols())
+
+
+def _type(value: Any, names: Mapping[str, str]) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(_type(item, names) for item in value)})"
     if not isinstance(value, Tensor):
         return "size" if value is not None else "?"
-    return f"{_SHORT.get(value.dtype, str(value.dtype))}[{', '.join(map(str, program.shape_of(node)))}]"
+    return f"{_SHORT.get(value.dtype, str(value.dtype))}[{', '.join(str(named_size(size, names)) for size in value.shape)}]"
 
 
 def _argument(value: Any) -> str:
@@ -35,7 +41,8 @@ def _argument(value: Any) -> str:
 
 def _call(node: fx.Node) -> str:
     parts = [*map(_argument, node.args), *(f"{key}={_argument(value)}" for key, value in node.kwargs.items())]
-    return f"{str(node.target).removesuffix('.default')}({', '.join(parts)})"
+    operator = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else f"python.{node.target.__name__}"  # type: ignore[union-attr]
+    return f"{operator.removesuffix('.default')}({', '.join(parts)})"
 
 
 def node_text(program: Program, node: fx.Node) -> str:
@@ -48,5 +55,5 @@ def text(program: Program) -> str:
     lines = [f"{program.stage} program({', '.join(map(str, program.inputs))})"]
     lines += [f"  %{node.target} : {type_text(program, node)}" for node in program.graph.find_nodes(op="get_attr")]
     lines += [f"  {node_text(program, node)}" for node in program.graph.nodes if node.op == "call_function"]
-    lines.append(f"  return {', '.join(node.name for node in program.outputs())}")
+    lines.append(f"  return {', '.join(map(_argument, program.outputs()))}")
     return "\n".join(lines)

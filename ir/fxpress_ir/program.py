@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -74,7 +75,7 @@ class Program:
         """Merkle hash: SHA-256 over signature, stage, graph text and the digest of every tensor."""
         self.check_unchanged()
         if "hash" not in self._cache:
-            lines = [str(self), *(f"{name} {digest(tensor)}" for name, tensor in sorted(self.tensors.items()))]
+            lines = [repr(self.inputs), str(self), *(f"{name} {digest(tensor)}" for name, tensor in sorted(self.tensors.items()))]
             self._cache["hash"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         result: str = self._cache["hash"]
         return result
@@ -89,7 +90,7 @@ class Program:
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"{len(values)} inputs given, {len(self.inputs)} expected", way_on=f"pass {names}")
         sizes: dict[str, int] = {}
-        tensors = tuple(value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values)
+        tensors = tuple(map(_as_tensor, self.inputs, values))
         for spec, tensor in zip(self.inputs, tensors, strict=True):
             spec.check(tensor, sizes)
             if self.stage == "integer" and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -105,8 +106,12 @@ class Program:
         return result
 
     def cost(self, **sizes: int) -> Cost:
-        """MACs, parameters, bytes and peak memory; named dimensions are 1 unless given (``batch=8``)."""
-        return cost(self.graph, self.tensors, {symbol: sizes.get(name, 1) for symbol, name in self.symbols().items()})
+        """MACs, parameters, bytes and peak memory; named dimensions are 1 unless given (``batch=8``).
+
+        Raises:
+            ProgramError: `sizes` names a dimension that the program does not have.
+        """
+        return cost(self.graph, self.tensors, {symbol: sizes.get(name, 1) for symbol, name in self._named(sizes).items()})
 
     def symbols(self) -> dict[str, str]:
         """The dimension's name behind each symbol of the fake values."""
@@ -117,10 +122,18 @@ class Program:
                     found[str(size.node.expr)] = wanted.name
         return found
 
+    def _named(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """`symbols`, after a check that `sizes` names no other dimension."""
+        symbols = self.symbols()
+        for name in sizes.keys() - set(symbols.values()):
+            known = ", ".join(symbols.values()) or "none"
+            raise ProgramError(f"no dimension is named {name!r}", way_on=f"the program's dynamic dimensions: {known}")
+        return symbols
+
     def shape_of(self, node: fx.Node) -> tuple[int | str, ...]:
         """The node's shape, symbolic sizes in the dimensions' names."""
         names = self.symbols()
-        return tuple(size if isinstance(size, int) else _renamed(size, names) for size in node.meta["val"].shape)
+        return tuple(named_size(size, names) for size in node.meta["val"].shape)
 
     def placeholders(self) -> tuple[fx.Node, ...]:
         return tuple(self.graph.find_nodes(op="placeholder"))
@@ -131,7 +144,8 @@ class Program:
         return returned
 
     def example(self, **sizes: int) -> tuple[Tensor, ...]:
-        """Zeros of the signature's shapes; named dimensions are 2 unless given."""
+        """Zeros of the signature's shapes; named dimensions are 2, or the nearest that their range allows, unless given."""
+        self._named(sizes)
 
         def size(dimension: int | Dimension) -> int:
             if isinstance(dimension, int):
@@ -142,6 +156,7 @@ class Program:
 
     def noted(self, entry: str) -> Program:
         """The same program with one more line of history."""
+        self.check_unchanged()
         return Program(self.graph, self.tensors, self.inputs, self.stage, (*self.history, entry))
 
     def edit(self) -> Edit:
@@ -152,8 +167,16 @@ class Program:
         return Edit(self)
 
 
-def _renamed(size: Any, names: Mapping[str, str]) -> str:
+def named_size(size: Any, names: Mapping[str, str]) -> int | str:
+    """A size as a number, or as text in the dimensions' names."""
+    if isinstance(size, int):
+        return size
     text = str(size.node.expr)
-    for symbol, name in names.items():
-        text = text.replace(symbol, name)
-    return text
+    return names.get(text) or re.sub(r"\bs\d+\b", lambda symbol: names.get(symbol[0], symbol[0]), text)
+
+
+def _as_tensor(spec: InputSpec, value: Any) -> Tensor:
+    try:
+        return value if isinstance(value, Tensor) else torch.as_tensor(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"is a {type(value).__name__}", where=f"input {spec.name!r}", way_on=f"pass a tensor {spec}") from error

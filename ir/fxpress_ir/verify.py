@@ -17,11 +17,23 @@ from .printer import node_text
 from .program import Program
 
 _fxp = torch.ops.fxp
-_BORDERS = (_fxp.quantize.default, _fxp.dequantize.default)
 _BUILTINS = frozenset({operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv})
 """Python operators on sizes; "no division" is about values, not about shapes."""
+_SIZE_MATH = _BUILTINS | {
+    operator.mod,
+    operator.neg,
+    operator.truediv,
+    operator.pow,
+    pow,
+    torch.sym_float,
+    torch.sym_int,
+    torch.sym_max,
+    torch.sym_min,
+}
+"""What else computes on sizes where floats may be, as in ``tokens ** -0.5``."""
 _INTEGER = INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | SIZE_OPERATORS
 _FAKE = (_fxp.fake_quantize.default, _fxp.fake_quantize_channels.default)
+_BYTES, _WORDS = (torch.int8, torch.uint8), (torch.int32,)
 
 
 @dataclass(frozen=True)
@@ -55,12 +67,13 @@ def graph_is_flat(program: Program) -> Found:
     for node in program.graph.nodes:
         if node.op not in ("placeholder", "get_attr", "call_function", "output"):
             yield node, f"a {node.op} node is not an operator call"
-        elif node.op == "call_function" and not isinstance(node.target, torch._ops.OpOverload) and node.target not in _BUILTINS:
+        elif node.op == "call_function" and not isinstance(node.target, torch._ops.OpOverload) and node.target not in _SIZE_MATH:
             yield node, f"{node.target} is not an operator overload"
         elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             yield node, "the operator writes to its argument"
-    if not all(isinstance(node, fx.Node) for node in program.outputs()):
-        yield program.graph.output_node(), "an output is not a computed value"
+    returned = program.graph.output_node().args[0]
+    if not isinstance(returned, (tuple, list)) or not all(isinstance(node, fx.Node) for node in returned):
+        yield program.graph.output_node(), "it does not return a flat tuple of values"
 
 
 def tensors_match(program: Program) -> Found:
@@ -68,10 +81,14 @@ def tensors_match(program: Program) -> Found:
     for node in program.graph.nodes:
         if node.op == "get_attr" and node.target not in program.tensors:
             yield node, f"tensor {node.target!r} is missing"
-        elif node.op == "get_attr" and program.tensors[str(node.target)].shape != node.meta["val"].shape:
-            yield node, f"tensor {node.target!r} and its recorded shape differ"
         elif node.op != "output" and "val" not in node.meta:
             yield node, "its shape was never propagated"
+        elif node.op == "get_attr" and _kind(program.tensors[str(node.target)]) != _kind(node.meta["val"]):
+            yield node, f"tensor {node.target!r} and its recorded shape or dtype differ"
+
+
+def _kind(tensor: Tensor) -> tuple[torch.dtype, torch.Size]:
+    return tensor.dtype, tensor.shape
 
 
 def no_fxp_operators(program: Program) -> Found:
@@ -82,19 +99,24 @@ def no_fxp_operators(program: Program) -> Found:
 
 
 def only_fake_quantizers(program: Program) -> Found:
-    """A simulated program is float ATen with fake quantisers; their scales are positive and their ranges not empty."""
+    """A simulated program is float ATen with fake quantisers."""
     for node in program.graph.nodes:
-        if node.target not in OPERATORS:
-            continue
-        if node.target not in _FAKE:
+        if node.target in OPERATORS and node.target not in _FAKE:
             yield node, "only fake quantisers may stand in a simulated program"
-            continue
-        named = arguments(node)
-        scale = named["scale"]
-        values = program.tensors[str(scale.target)] if isinstance(scale, fx.Node) else torch.tensor(scale)
-        if not bool((torch.isfinite(values) & (values > 0)).all()):
-            yield node, "its scale is not positive and finite"
-        if not named["qmin"] < named["qmax"]:
+
+
+def scales_and_ranges(program: Program) -> Found:
+    """Scales are constants, positive and finite in float32; ranges are not empty."""
+    for node in program.graph.nodes:
+        named = arguments(node) if node.target in OPERATORS else {}
+        scale = named.get("scale", 1.0)
+        if isinstance(scale, fx.Node) and scale.op != "get_attr":
+            yield node, "its scale is not a constant"
+        else:
+            values = torch.as_tensor(program.tensors[str(scale.target)] if isinstance(scale, fx.Node) else scale, dtype=torch.float32)
+            if not bool((torch.isfinite(values) & (values > 0)).all()):
+                yield node, "its scale is not positive and finite"
+        if "qmin" in named and not named["qmin"] < named["qmax"]:
             yield node, f"its range [{named['qmin']}, {named['qmax']}] is empty"
 
 
@@ -108,7 +130,7 @@ def integer_between_borders(program: Program) -> Found:
             yield node, "a float tensor in an integer program"
         elif node.op == "placeholder":
             for user in node.users:
-                if user.target is not _fxp.quantize.default and user.op != "output":
+                if user.target is not _fxp.quantize.default and user.target not in SIZE_OPERATORS and user.op != "output":
                     yield user, "reads a float input without quantising it"
         elif node.target is not _fxp.dequantize.default:
             yield node, "a float operator in an integer program"
@@ -128,14 +150,16 @@ def known_integer_operators(program: Program) -> Found:
 
 
 def operand_types(program: Program) -> Found:
-    """8-bit activations, narrow s8 weights, int32 accumulators, biases and multipliers."""
+    """8-bit activations, narrow s8 weights, int32 accumulators, biases and multipliers; what is fixed is a constant."""
     wanted: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
-        "conv2d": {"x": (torch.int8, torch.uint8), "weight": (torch.int8,), "bias": (torch.int32,)},
-        "linear": {"x": (torch.int8, torch.uint8), "weight": (torch.int8,), "bias": (torch.int32,)},
-        "requantize": {"x": (torch.int8, torch.uint8, torch.int32), "b": (torch.int32,)},
-        "add": {"x": (torch.int8, torch.uint8), "y": (torch.int8, torch.uint8)},
-        "max_pool2d": {"x": (torch.int8, torch.uint8)},
-        "sum_pool2d": {"x": (torch.int8, torch.uint8)},
+        "quantize": {"x": (torch.float32,), "dtype": _BYTES + _WORDS},
+        "dequantize": {"q": _BYTES + _WORDS},
+        "conv2d": {"x": _BYTES, "weight": (torch.int8,), "bias": _WORDS},
+        "linear": {"x": _BYTES, "weight": (torch.int8,), "bias": _WORDS},
+        "requantize": {"x": _BYTES + _WORDS, "b": _WORDS, "dtype": _BYTES + _WORDS},
+        "add": {"x": _BYTES, "y": _BYTES, "dtype": _BYTES + _WORDS},
+        "max_pool2d": {"x": _BYTES},
+        "sum_pool2d": {"x": _BYTES},
     }
     for node in program.graph.nodes:
         if node.target not in INTEGER_OPERATORS:
@@ -143,12 +167,13 @@ def operand_types(program: Program) -> Found:
         named = arguments(node)
         for operand, dtypes in wanted.get(INTEGER_OPERATORS[node.target].name, {}).items():
             value = named[operand]
-            if value is not None and value.meta["val"].dtype not in dtypes:
-                yield node, f"{operand} is {value.meta['val'].dtype}, expected {' or '.join(map(str, dtypes))}"
+            dtype = value.meta["val"].dtype if isinstance(value, fx.Node) else value
+            if dtype is not None and dtype not in dtypes:
+                yield node, f"{operand} is {dtype}, expected {' or '.join(map(str, dtypes))}"
+            if operand in ("weight", "bias", "b") and value is not None and value.op != "get_attr":
+                yield node, f"its {operand} is not a constant"
         weight = named.get("weight")
-        if weight is not None and weight.op != "get_attr":
-            yield node, "its weight is not a constant"
-        elif weight is not None and int(program.tensors[str(weight.target)].min()) < -127:
+        if weight is not None and weight.op == "get_attr" and bool((program.tensors[str(weight.target)] == -128).any()):
             yield node, "a weight of -128 is outside the narrow range [-127, 127]"
 
 
@@ -165,8 +190,8 @@ def everything_fits(program: Program) -> Found:
 _ALWAYS: tuple[Rule, ...] = (graph_is_flat, tensors_match)
 RULES: dict[str, tuple[Rule, ...]] = {
     "float": (*_ALWAYS, no_fxp_operators),
-    "simulated": (*_ALWAYS, only_fake_quantizers),
-    "integer": (*_ALWAYS, known_integer_operators, integer_between_borders, operand_types, everything_fits),
+    "simulated": (*_ALWAYS, only_fake_quantizers, scales_and_ranges),
+    "integer": (*_ALWAYS, known_integer_operators, integer_between_borders, operand_types, scales_and_ranges, everything_fits),
 }
 """The table of rules: what each stage promises."""
 
@@ -192,8 +217,8 @@ def verify(program: Program) -> Certificate:
         by_name = {node.name: node for node in program.graph.nodes}
         for violation in found:
             node = by_name.get(violation.node)
-        line = "" if node is None or node.op != "call_function" else f"\n    {node_text(program, node)}"
-        error.add_note(f"{violation}{line}")
+            line = "" if node is None or node.op != "call_function" else f"\n    {node_text(program, node)}"
+            error.add_note(f"{violation}{line}")
         raise error
     facts = integer_ranges(program.graph, program.tensors).facts if program.stage == "integer" else ()
     rules = tuple(rule.__name__ for rule in RULES[program.stage])

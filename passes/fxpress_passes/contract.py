@@ -21,8 +21,8 @@ class Difference:
     """How far a program's outputs are from another's on the same inputs.
 
     Attributes:
-        equal: same bits.
-        relative: max abs difference over max abs value of the original, the larger of all outputs.
+        equal: same dtypes and bits; -0 is not 0.
+        relative: max abs difference over max abs finite value of the original, the larger of all outputs.
         sqnr: signal to quantisation-noise ratio in dB over all outputs; infinite where nothing differs.
     """
 
@@ -32,14 +32,20 @@ class Difference:
 
 
 def difference(original: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> Difference:
-    """Compare outputs of equal shapes; integers are compared as numbers."""
-    pairs = [(a.double(), b.double()) for a, b in zip(original, other, strict=True)]
-    equal = all(torch.equal(a, b) for a, b in zip(original, other, strict=True))
-    relative = max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) for a, b in pairs)
-    signal = sum(float(a.square().sum()) for a, _ in pairs)
-    noise = sum(float((a - b).square().sum()) for a, b in pairs)
+    """Compare outputs of equal shapes; integers are compared as numbers, NaN with NaN and infinities of one sign are equal."""
+    equal = all(map(_same_bits, original, other))
+    pairs = [(a.double().reshape(-1), b.double().reshape(-1)) for a, b in zip(original, other, strict=True) if a.numel()]
+    values = [a.where(a.isfinite(), 0.0) for a, _ in pairs]
+    gaps = [(a - b).where((a != b) & ~(a.isnan() & b.isnan()), 0.0) for a, b in pairs]
+    relative = max((float(gap.abs().max() / a.abs().max().clamp_min(1e-30)) for a, gap in zip(values, gaps, strict=True)), default=0.0)
+    signal, noise = (sum(float(part.square().sum()) for part in parts) for parts in (values, gaps))
     sqnr = float("inf") if noise == 0 else float(10 * torch.log10(torch.tensor(signal / noise, dtype=torch.float64)))
     return Difference(equal, relative, sqnr)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    raw = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)]
+    return a.dtype == b.dtype and torch.equal(*raw)
 
 
 @dataclass(frozen=True)

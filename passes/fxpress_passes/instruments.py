@@ -44,6 +44,9 @@ class Step:
     refusals: tuple[Refused, ...] = field(default=())
 
 
+_FAULT = "this is a fault of the pass"
+
+
 class Instrument(Protocol):
     """Looks at a pass's input and result and notes in the step what it saw; may raise."""
 
@@ -51,7 +54,7 @@ class Instrument(Protocol):
 
 
 class Verify:
-    """Holds every program between passes to the rules of its stage.
+    """Holds every program between passes to the rules of its stage, and the stage to what the pass declares.
 
     Raises:
         PassError: the pass broke a rule.
@@ -63,7 +66,10 @@ class Verify:
         try:
             verify(after)
         except FxpressError as error:
-            raise PassError(f"its result breaks a rule: {error}", where=done.name, way_on="this is a fault of the pass") from error
+            raise PassError(f"its result breaks a rule: {error}", where=done.name, way_on=_FAULT) from error
+        stage = done.gives or before.stage
+        if after.stage != stage:
+            raise PassError(f"its result is a {after.stage} program, not a {stage} one", where=done.name, way_on=_FAULT)
 
 
 class Size:
@@ -79,7 +85,8 @@ class Compare:
     """Runs each new program on one batch, against the program before it and against the first.
 
     Raises:
-        PassError: an `Exact` or `Close` promise was broken; a missed `Lossy` floor is noted, not raised.
+        PassError: an `Exact` or `Close` promise was broken, or the outputs have other shapes; a missed `Lossy` floor is
+            noted, not raised.
     """
 
     def __init__(self, batch: tuple[Tensor, ...], original: Program) -> None:
@@ -89,6 +96,9 @@ class Compare:
     def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
         if after is not before:
             outputs = after.run(*self._batch)
+            shapes, expected = ([list(value.shape) for value in values] for values in (outputs, self._previous))
+            if shapes != expected:
+                raise PassError(f"outputs have shapes {shapes}, had {expected} before", where=done.name, way_on=_FAULT)
             step.against_previous, self._previous = difference(self._previous, outputs), outputs
             step.promise_held = done.promise.held(step.against_previous)
         step.against_input = difference(self._original, self._previous)
@@ -96,23 +106,27 @@ class Compare:
             found = step.against_previous
             assert found is not None
             what = f"promised {done.promise}, but outputs moved by {found.relative:.3g} of their largest value"
-            raise PassError(what, where=done.name, way_on="this is a fault of the pass")
+            raise PassError(what, where=done.name, way_on=_FAULT)
 
 
 class Dump:
-    """Writes the text of every program: ``00-input.txt``, ``01-remove-noops.txt``, ..."""
+    """Writes the text of every program: ``00-input.txt``, ``01-remove-noops.txt``, ...
+
+    Raises:
+        PassError: the folder or a file in it cannot be written.
+    """
 
     def __init__(self, folder: Path, original: Program) -> None:
         self._folder, self._count = folder, 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PassError(f"cannot write: {error.strerror}", where=str(folder), way_on="dump into a writable folder") from error
         self._write("input", original)
 
     def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
         self._write(done.name, after)
 
     def _write(self, name: str, program: Program) -> None:
-        (self._folder / f"{self._count:02}-{name}.txt").write_text(text(program) + "\n")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / f"{self._count:02}-{name}.txt").write_text(text(program) + "\n")
+        except OSError as error:
+            raise PassError(f"cannot write: {error.strerror}", where=str(self._folder), way_on="dump into a writable folder") from error
         self._count += 1

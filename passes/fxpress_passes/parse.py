@@ -12,8 +12,9 @@ from fxpress_ir.errors import PipelineError
 
 from .contract import Pass, options_of
 
-_PASS = re.compile(r"\s*(?P<name>[A-Za-z][\w.-]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
-_OPTION = re.compile(r"""\s*(?P<name>\w+)\s*=\s*(?P<value>"(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^,"\[\]]+?)\s*(?:,|$)""")
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_PASS = re.compile(rf"""\s*(?P<name>[A-Za-z][\w.-]*)\s*(?:\{{(?P<options>(?:[^{{}}"]|{_STRING})*)\}})?\s*(?:,|$)""")
+_OPTION = re.compile(rf"""\s*(?P<name>\w+)\s*=\s*(?P<value>{_STRING}|\[(?:[^\]"]|{_STRING})*\]|[^,"\[\]]+?)\s*(?:,|$)""")
 
 
 def parse(text: str, known: Sequence[type[Pass]]) -> tuple[Pass, ...]:
@@ -44,8 +45,9 @@ def find(name: str, known: Iterable[type[Pass]]) -> type[Pass]:
 
 
 def build(kind: type[Pass], options: dict[str, Any]) -> Pass:
-    """The pass with these options, each of the type of its default."""
+    """The pass with these options, each of the type of its default; a list stands for a tuple."""
     defaults = options_of(kind)
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     for name, value in options.items():
         if name not in defaults:
             hint = "it has none" if not defaults else f"it has {', '.join(defaults)}"
@@ -76,7 +78,7 @@ def _options(text: str, kind: type[Pass]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # not JSON, or a number of more digits than Python reads
         return text
 
 

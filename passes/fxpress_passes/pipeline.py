@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fxpress_ir import Program
-from fxpress_ir.errors import PipelineError
+from fxpress_ir.errors import FxpressError, PipelineError
 
 from . import PASSES
 from .contract import Context, Pass, Progress
@@ -51,6 +51,8 @@ class Pipeline:
     passes: tuple[Pass, ...]
 
     def __init__(self, passes: Iterable[Pass]) -> None:
+        if not isinstance(passes, Iterable):
+            raise PipelineError(f"{passes!r} is not a list of passes", where="pipeline", way_on="give a list, e.g. [FoldBatchNorm()]")
         given = tuple(passes)
         for item in given:
             if not isinstance(item, Pass):
@@ -111,7 +113,11 @@ class Pipeline:
             context = Context(evidence, seed)
             step = Step(str(item), item.promise, inserted)
             start = time.perf_counter()
-            after = item.apply(current, context)
+            try:
+                after = item.apply(current, context)
+            except FxpressError as error:
+                error.add_note(f"while running {item}")
+                raise
             step.seconds = time.perf_counter() - start
             step.fired, step.stage, step.refusals = after is not current, after.stage, tuple(context.refusals)
             after = after.noted(str(item)) if step.fired else after
@@ -131,7 +137,7 @@ class Pipeline:
             schedule.append((item, False))
         for item, _ in schedule:
             if stage not in item.takes:
-                message = f"takes a {' or '.join(item.takes)} program, but would get a {stage} one"
+                message = f"takes {' or '.join(item.takes)} programs, but the one that it would get is {stage}"
                 raise PipelineError(message, where=item.name, way_on="move it to where the program still is one")
             stage = item.gives or stage
         return schedule

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .aliases import shares_memory
 from .liveness import peak
 from .sizes import concrete_size
 
-_aten, _fxp = torch.ops.aten, torch.ops.fxp
-_CONVOLUTIONS = {_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default}
-_VIEWS = {_aten.view.default, _aten.flatten.using_ints, _aten.permute.default, _aten.transpose.int, _aten.reshape.default}
+_aten = torch.ops.aten
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+_TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+_PRODUCTS = {"linear": 0, "matmul": 0, "bmm": 0, "mm": 0, "addmm": 1, "baddbmm": 1}
+"""Matrix products, with the position of the operand whose last dimension is summed over."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,6 @@ class Cost:
     peak_memory: int
 
 
-def _is_convolution(node: fx.Node) -> bool:
-    return node.target in _CONVOLUTIONS or getattr(node.target, "_opname", "") == "conv2d"
-
-
-def _is_product(node: fx.Node) -> bool:
-    return getattr(node.target, "_opname", "") in ("linear", "matmul", "bmm", "mm", "addmm")
-
-
 def cost(graph: fx.Graph, tensors: Mapping[str, Tensor], symbols: Mapping[str, int]) -> Cost:
     """The cost with every symbolic size at the value in `symbols`."""
 
@@ -53,16 +48,21 @@ def cost(graph: fx.Graph, tensors: Mapping[str, Tensor], symbols: Mapping[str, i
 
     def size(node: fx.Node) -> int:
         value: Any = node.meta.get("val")
-        if node.op not in ("placeholder", "call_function") or not isinstance(value, Tensor) or node.target in _VIEWS:
+        if node.op not in ("placeholder", "call_function") or not isinstance(value, Tensor) or shares_memory(node):
             return 0
         return prod(shape(node)) * value.element_size()
 
     def macs(node: fx.Node) -> int:
-        if _is_convolution(node):
+        operator = getattr(node.target, "_opname", "")
+        if operator in _CONVOLUTIONS:
             return prod(shape(node)) * prod(shape(node.args[1])[1:])  # type: ignore[arg-type]
-        if _is_product(node):
-            first = node.args[1 if node.target is _aten.addmm.default else 0]
-            return prod(shape(node)) * shape(first)[-1]  # type: ignore[arg-type]
+        if operator in _TRANSPOSED:
+            return prod(shape(node.args[0])) * prod(shape(node.args[1])[1:])  # type: ignore[arg-type]
+        if operator in _PRODUCTS:
+            return prod(shape(node)) * shape(node.args[_PRODUCTS[operator]])[-1]  # type: ignore[arg-type]
+        if node.target is _aten.scaled_dot_product_attention.default:
+            query, key = (shape(operand) for operand in node.args[:2])  # type: ignore[arg-type]
+            return prod(query) * key[-2] + prod(shape(node)) * key[-2]
         return 0
 
     return Cost(

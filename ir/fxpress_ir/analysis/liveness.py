@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from torch import fx
 
+from .aliases import base
+
 
 def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, the values whose last use it is (outputs are used by the output node)."""
-    last = {used: node for node in graph.nodes for used in node.all_input_nodes}
+    """For each node, the values whose memory it uses last: itself, or through a view (the output node uses outputs)."""
+    last = {base(used): node for node in graph.nodes for used in node.all_input_nodes}
     dying: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes}
     for value, node in last.items():
         dying[node].append(value)

@@ -10,6 +10,12 @@ from torch import Tensor, fx
 
 from ..ops import INTEGER_OPERATORS, SHAPE_OPERATORS, Fact, Interval
 
+_INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+_LIMITS = {
+    torch.bool: Interval.of(0, 1),
+    **{dtype: Interval.of(torch.iinfo(dtype).min, torch.iinfo(dtype).max) for dtype in _INTEGERS},
+}
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -27,9 +33,11 @@ def integer_ranges(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Ranges:
     unproved: list[fx.Node] = []
     for node in graph.nodes:
         value = node.meta.get("val")
-        if node.op == "placeholder" and not value.dtype.is_floating_point:
-            limits = torch.iinfo(value.dtype)
-            intervals[node] = Interval.of(limits.min, limits.max)
+        if node.op == "placeholder" and value.dtype in _LIMITS:
+            intervals[node] = _LIMITS[value.dtype]
+        elif node.op == "get_attr" and value.dtype in _LIMITS and value.numel():
+            tensor = tensors[str(node.target)]
+            intervals[node] = Interval.of(int(tensor.min()), int(tensor.max()))
         elif node.op != "call_function" or not isinstance(value, Tensor):
             continue
         elif node.target in SHAPE_OPERATORS and node.args[0] in intervals:
@@ -44,6 +52,6 @@ def integer_ranges(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Ranges:
 
 
 def _known(node: fx.Node, intervals: Mapping[fx.Node, Interval]) -> bool:
-    """Every computed integer operand has an interval; floats enter by ``fxp::quantize`` and weights are constants."""
-    operands = [used for used in node.all_input_nodes if used.op != "get_attr" and isinstance(used.meta.get("val"), Tensor)]
+    """Every integer operand has an interval; floats enter by ``fxp::quantize``."""
+    operands = [used for used in node.all_input_nodes if isinstance(used.meta.get("val"), Tensor)]
     return all(used in intervals or used.meta["val"].dtype.is_floating_point for used in operands)

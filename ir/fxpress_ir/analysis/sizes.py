@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from torch import SymFloat, SymInt, Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """A symbol's value in the example that was captured, and its largest value (None: unbounded)."""
+
+    size: int
+    most: int | None
+
+
+def concrete(value: Any, values: Mapping[str, int]) -> Any:
+    """`value` with each symbol replaced by its number; what holds no symbol is returned as it is."""
+    if not isinstance(value, (SymInt, SymFloat)):
+        return value
+    expression = value.node.expr
+    number = expression.subs({symbol: values[str(symbol)] for symbol in expression.free_symbols})
+    return int(number) if isinstance(value, SymInt) else float(number)
 
 
 def concrete_size(size: Any, values: Mapping[str, int]) -> int:
     """An int or SymInt as a number, each symbol replaced by its value."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    return int(expression.subs({symbol: values[str(symbol)] for symbol in expression.free_symbols}))
+    return int(concrete(size, values))
+
+
+def symbols(values: Iterable[Any]) -> dict[str, Example | None]:
+    """The symbols in the sizes and strides of fake values, each with its example; None for a size that data decide."""
+    found: dict[str, Example | None] = {}
+    for size in (size for value in values for size in ((*value.shape, *value.stride()) if isinstance(value, Tensor) else [value])):
+        if isinstance(size, (SymInt, SymFloat)):
+            known, limits = size.node.shape_env.backed_var_to_val, size.node.shape_env.var_to_range
+            for symbol in size.node.expr.free_symbols:
+                most = limits[symbol].upper
+                found[str(symbol)] = Example(int(known[symbol]), int(most) if most < 2**31 else None) if symbol in known else None
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .library import LIBRARY, Fact, Interval, Intervals, Proof, Tensors, arguments, define
+from .library import LIBRARY, Fact, Interval, Intervals, Proof, Tensors, arguments, check_channels, define
 
 
 def _steps(x: Tensor, scale: Tensor | float) -> Tensor:
@@ -37,6 +37,11 @@ def _fake_quantize_channels(x: Tensor, scale: Tensor, axis: int, qmin: int, qmax
     return _steps(x, steps).clamp_(qmin, qmax) * steps
 
 
+def _fake_fake_quantize_channels(x: Tensor, scale: Tensor, axis: int, qmin: int, qmax: int) -> Tensor:
+    check_channels("scale", scale, x.shape[axis])
+    return torch.empty_like(x, dtype=torch.float32)
+
+
 def quantize_channels(x: Tensor, scale: Tensor, axis: int, qmin: int, qmax: int) -> Tensor:
     """The integers (float32 valued) behind ``fxp::fake_quantize_channels``, for `scale` of shape [x.shape[axis]]."""
     return _steps(x, _along(scale, x, axis)).clamp_(qmin, qmax)
@@ -59,7 +64,7 @@ dequantize = define(
     "dequantize(Tensor q, float scale) -> Tensor",
     _dequantize,
     lambda q, scale: torch.empty_like(q, dtype=torch.float32),
-    lambda node, intervals, tensors: Proof(intervals[node.args[0]]),  # type: ignore[index]
+    lambda node, intervals, tensors: Proof(intervals[arguments(node)["q"]]),
 )
 fake_quantize = define(
     "fake_quantize(Tensor x, float scale, int qmin, int qmax) -> Tensor",
@@ -69,7 +74,7 @@ fake_quantize = define(
 fake_quantize_channels = define(
     "fake_quantize_channels(Tensor x, Tensor scale, int axis, int qmin, int qmax) -> Tensor",
     _fake_quantize_channels,
-    lambda x, scale, axis, qmin, qmax: torch.empty_like(x, dtype=torch.float32),
+    _fake_fake_quantize_channels,
 )
 
 

@@ -20,10 +20,11 @@ LIBRARY: Any = torch.library.Library("fxp", "DEF")  # type: ignore[no-untyped-ca
 
 @dataclass(frozen=True)
 class Interval:
-    """The integers that a value can take: int64 bounds of shape () for the tensor or (channels,) along one axis."""
+    """The integers that a value can take: int64 bounds of shape () for the tensor or (channels,) along `axis`."""
 
     low: NDArray[np.int64]
     high: NDArray[np.int64]
+    axis: int | None = None
 
     @classmethod
     def of(cls, low: int, high: int) -> Interval:
@@ -89,6 +90,24 @@ def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any], pr
     LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fxp::{name}", fake, lib=LIBRARY)
     return Operator(name, getattr(torch.ops.fxp, name).default, prove)
+
+
+def check(holds: bool, what: Callable[[], str]) -> None:
+    """A fake kernel's check: what the kernel could not run must not propagate."""
+    torch._check(holds, what)  # type: ignore[no-untyped-call]
+
+
+def windows(size: int, kernel: int, stride: int, pads: int, dilation: int = 1) -> int:
+    """How many windows fit along one dimension of `size` elements with `pads` more on both ends together."""
+    count = (size + pads - dilation * (kernel - 1) - 1) // stride + 1
+    check(not isinstance(count, int) or count > 0, lambda: f"a window of {kernel} does not fit into {size} elements and {pads} pads")
+    return count
+
+
+def check_channels(what: str, values: Tensor, count: int) -> None:
+    """A fake kernel's check that `values` are one a channel, or one for all."""
+    check(values.dim() == 1, lambda: f"{what} has shape {list(values.shape)}, expected one dimension")
+    check(values.shape[0] in (1, count), lambda: f"{what} has {values.shape[0]} values for {count} channels")
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from .library import Fact, Interval, Intervals, Proof, Tensors, arguments, constant, define
+from .library import Fact, Interval, Intervals, Proof, Tensors, arguments, check, constant, define, windows
 
 
 def _accumulate(operation: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
@@ -30,18 +30,25 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _accumulate(functional.linear, x, weight, bias)
 
 
+def _check_operands(given: int, taken: int, weight: Tensor, bias: Tensor | None) -> None:
+    check(given == taken, lambda: f"{given} input channels, the weight takes {taken}")
+    fits = bias is None or (bias.dim() == 1 and bias.shape[0] == weight.shape[0])
+    check(fits, lambda: f"the bias is not of shape [{weight.shape[0]}]")
+
+
 def _fake_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Tensor:
-    top, left, bottom, right = padding
-    spatial = [
-        (x.shape[2 + d] + pad - dilation[d] * (weight.shape[2 + d] - 1) - 1) // stride[d] + 1
-        for d, pad in enumerate((top + bottom, left + right))
-    ]
+    check(x.dim() == weight.dim() == 4, lambda: f"ranks {x.dim()} and {weight.dim()}, expected 4 and 4")
+    check(weight.shape[0] % groups == 0, lambda: f"{weight.shape[0]} outputs do not divide into {groups} groups")
+    _check_operands(x.shape[1], weight.shape[1] * groups, weight, bias)
+    spatial = [windows(x.shape[2 + d], weight.shape[2 + d], stride[d], padding[d] + padding[2 + d], dilation[d]) for d in (0, 1)]
     return x.new_empty([x.shape[0], weight.shape[0], *spatial], dtype=torch.int32)
 
 
 def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    check(weight.dim() == 2, lambda: f"the weight has {weight.dim()} dimensions, expected 2")
+    _check_operands(x.shape[-1], weight.shape[1], weight, bias)
     return x.new_empty([*x.shape[:-1], weight.shape[0]], dtype=torch.int32)
 
 
@@ -58,7 +65,8 @@ def _prove_accumulator(node: fx.Node, intervals: Intervals, tensors: Tensors) ->
     x = intervals[named["x"]].hull()
     low, high = min(int(x.low), 0), max(int(x.high), 0)  # 0 is what padding adds
     positive, negative = np.maximum(weight, 0).sum(1), np.minimum(weight, 0).sum(1)
-    interval = Interval(positive * low + negative * high + bias, positive * high + negative * low + bias)
+    axis = 1 if node.target is torch.ops.fxp.conv2d.default else -1
+    interval = Interval(positive * low + negative * high + bias, positive * high + negative * low + bias, axis)
     worst = np.abs(weight).sum(1) * max(-low, high) + np.abs(bias)
     return Proof(interval, (Fact.fits(node.name, "accumulator (any order)", -worst, worst, 32),))
 

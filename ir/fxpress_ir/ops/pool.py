@@ -6,12 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from .library import Fact, Interval, Intervals, Proof, Tensors, arguments, define
-
-
-def windows(size: int, kernel: int, stride: int, pads: int, dilation: int = 1) -> int:
-    """How many windows fit along one dimension of `size` elements with `pads` more on both ends together."""
-    return (size + pads - dilation * (kernel - 1) - 1) // stride + 1
+from .library import Fact, Interval, Intervals, Proof, Tensors, arguments, check, define, windows
 
 
 def _max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
@@ -21,7 +16,15 @@ def _max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[i
     return functional.max_pool2d(padded, kernel, stride, 0, dilation).to(x.dtype)
 
 
+def _check_windows(size: int, kernel: int, pads: int, dilation: int) -> None:
+    """Every window holds at least one element: a maximum of padding alone is no number."""
+    check(pads <= dilation * (kernel - 1), lambda: f"{pads} pads hide whole windows of {kernel} elements")
+    check(pads == 0 or dilation == 1 or size >= dilation, lambda: f"a dilation of {dilation} steps over {size} elements")
+
+
 def _fake_max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
+    for d in (0, 1):
+        _check_windows(x.shape[2 + d], kernel[d], max(padding[d], padding[2 + d]), dilation[d])
     spatial = [windows(x.shape[2 + d], kernel[d], stride[d], padding[d] + padding[2 + d], dilation[d]) for d in (0, 1)]
     return x.new_empty([x.shape[0], x.shape[1], *spatial])
 

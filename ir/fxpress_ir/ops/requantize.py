@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from ..dyadic import saturation_bounds
-from .library import Fact, Interval, Intervals, Proof, Tensors, arguments, constant, define
+from .library import Fact, Interval, Intervals, Proof, Tensors, arguments, check_channels, constant, define
 
 
 def _shift(product: Tensor, c: int) -> Tensor:
@@ -30,6 +30,11 @@ def _add(x: Tensor, y: Tensor, bx: int, by: int, c: int, qmin: int, qmax: int, d
     return _shift(x.to(torch.int32) * bx + y.to(torch.int32) * by, c).clamp_(qmin, qmax).to(dtype)
 
 
+def _fake_requantize(x: Tensor, b: Tensor, c: int, qmin: int, qmax: int, axis: int, dtype: torch.dtype) -> Tensor:
+    check_channels("b", b, x.shape[axis])
+    return torch.empty_like(x, dtype=dtype)
+
+
 def _rounded(node: fx.Node, low: np.ndarray, high: np.ndarray, c: int, qmin: int, qmax: int, dtype: torch.dtype) -> Proof:
     """The facts of a shift of [low, high] by c with its rounding term, and the interval after the clamp."""
     term = (1 << (c - 1)) - 1
@@ -50,7 +55,9 @@ def _prove_requantize(node: fx.Node, intervals: Intervals, tensors: Tensors) -> 
     if not multiplier.holds or not 1 <= c <= 31:
         return Proof(Interval.of(qmin, qmax), (multiplier, Fact(node.name, "shift", c, c, 1, 16)))
     bound_low, bound_high = saturation_bounds(b, c, qmin, qmax)
-    x = intervals[named["x"]]
+    x, rank = intervals[named["x"]], named["x"].meta["val"].dim()
+    if x.axis is not None and (x.axis - named["axis"]) % rank:
+        x = x.hull()  # the multipliers run along another axis than the bounds
     low, high = np.clip(x.low, bound_low, bound_high), np.clip(x.high, bound_low, bound_high)
     proof = _rounded(node, low * b, high * b, c, qmin, qmax, named["dtype"])
     clip = Fact.fits(node.name, "pre-clip bounds", bound_low, bound_high, 32)
@@ -73,7 +80,7 @@ def _prove_add(node: fx.Node, intervals: Intervals, tensors: Tensors) -> Proof:
 requantize = define(
     "requantize(Tensor x, Tensor b, int c, int qmin, int qmax, int axis, ScalarType dtype) -> Tensor",
     _requantize,
-    lambda x, b, c, qmin, qmax, axis, dtype: torch.empty_like(x, dtype=dtype),
+    _fake_requantize,
     _prove_requantize,
 )
 add = define(

@@ -36,7 +36,9 @@ class Calibration:
         for position, batch in enumerate(batches):
             file = folder / f"{position}.safetensors"
             tensors = as_batch(batch, position)
-            save_file({f"{place:04}": tensor.detach().contiguous() for place, tensor in enumerate(tensors)}, file)
+            # copied, because one tensor may be given for two inputs and a file holds no memory twice
+            copies = [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in tensors]
+            save_file({f"{place:04}": copy for place, copy in enumerate(copies)}, file)
             files.append(file)
         return _Files(files)
 
@@ -48,7 +50,8 @@ class Calibration:
             try:
                 program.check_inputs(tensors)
             except InputError as error:
-                raise CalibrationError(error.what, where=f"calibration batch {position}, {error.where}", way_on=error.way_on) from error
+                where = ", ".join(filter(None, (f"calibration batch {position}", error.where)))
+                raise CalibrationError(error.what, where=where, way_on=error.way_on) from error
             for spec, tensor in zip(program.inputs, tensors, strict=True):
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     where = f"calibration batch {position}, input {spec.name!r}"
@@ -78,9 +81,16 @@ class _Files:
 
 
 def as_batch(batch: Any, position: int) -> Batch:
-    """A batch as a tuple of tensors."""
+    """A batch as a tuple of tensors.
+
+    Raises:
+        CalibrationError: it is no tuple or list, or holds what no tensor can be made of.
+    """
     parts = (batch,) if isinstance(batch, Tensor) or hasattr(batch, "__array__") else batch
+    where, way_on = f"calibration batch {position}", "pass a tuple of tensors, one for each input"
     if not isinstance(parts, (tuple, list)):
-        where = f"calibration batch {position}"
-        raise CalibrationError(f"is a {type(batch).__name__}", where=where, way_on="pass a tuple of tensors, one for each input")
-    return tuple(part if isinstance(part, Tensor) else torch.as_tensor(part) for part in parts)
+        raise CalibrationError(f"is a {type(batch).__name__}", where=where, way_on=way_on)
+    try:
+        return tuple(part if isinstance(part, Tensor) else torch.as_tensor(part) for part in parts)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CalibrationError(f"holds what is no tensor: {error}", where=where, way_on=way_on) from error

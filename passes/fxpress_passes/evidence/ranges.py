@@ -29,6 +29,7 @@ class Ranges(fx.Interpreter):
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.module)
+        self.extra_traceback = False  # it would make an error's one line many
         self.found: dict[str, Range] = {}
 
     def run_node(self, n: fx.Node) -> Any:

@@ -13,7 +13,11 @@ from torch import Tensor, fx
 from ..contract import Close, Context, Pass, Promise
 
 _aten = torch.ops.aten
-_PRODUCERS = {_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default, _aten.linear.default}
+_PRODUCERS = {
+    *(_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default, _aten.linear.default),
+    *(_aten.conv1d.padding, _aten.conv2d.padding, _aten.conv3d.padding),
+}
+_PRECISE = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,17 @@ def _folds(norm: fx.Node, context: Context) -> bool:
         others = ", ".join(sorted(user.name for user in producer.users if user is not norm))
         context.refuse(norm, f"the output of {producer.name} is also read by {others}")
         return False
-    if producer.target is _aten.linear.default and producer.meta["val"].dim() != 2:
-        context.refuse(norm, f"{producer.name} has {producer.meta['val'].dim()} dimensions, so its features are not the norm's channels")
-        return False
-    constants = [*producer.args[1:3], *(named[key] for key in ("weight", "bias", "running_mean", "running_var"))]
+    layer = arguments(producer)
+    constants = [*(layer[key] for key in ("weight", "bias")), *(named[key] for key in ("weight", "bias", "running_mean", "running_var"))]
     if any(isinstance(value, fx.Node) and value.op != "get_attr" for value in constants):
         context.refuse(norm, "a weight is computed", "run fold-constants first")
+        return False
+    weight, result = layer["weight"].meta["val"], producer.meta["val"]
+    if weight.dim() != result.dim():
+        context.refuse(norm, f"{producer.name} has {result.dim()} dimensions, so its features are not the norm's channels")
+        return False
+    if weight.dtype not in _PRECISE:
+        context.refuse(norm, f"a {weight.dtype} weight cannot take the norm's factors without loss", "convert the model to float32")
         return False
     return True
 

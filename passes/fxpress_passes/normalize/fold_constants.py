@@ -40,7 +40,7 @@ class FoldConstants(Pass):
             if grown > self.max_growth:
                 context.refuse(node, f"folding would add {grown} bytes", f"raise max_growth above {self.max_growth}")
                 continue
-            values[node] = result.contiguous()
+            values[node] = result.detach().contiguous()
             folded.append(node)
         if not folded:
             return program

@@ -10,6 +10,7 @@ import torch
 from fxpress_ir import Program
 from fxpress_ir.ops import arguments
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..contract import Context, Exact, Pass, Promise
 
@@ -26,16 +27,6 @@ def _in_evaluation(node: fx.Node) -> bool:
     return not named["train"] or named["p"] == 0
 
 
-def _same_type(node: fx.Node) -> bool:
-    source = _source(node)
-    return source is not None and source.dtype == node.meta["val"].dtype and source.device == node.meta["val"].device
-
-
-def _same_shape(node: fx.Node) -> bool:
-    source = _source(node)
-    return source is not None and list(source.shape) == list(node.meta["val"].shape)
-
-
 def _same_order(node: fx.Node) -> bool:
     named = arguments(node)
     rank = node.meta["val"].dim()
@@ -49,12 +40,18 @@ def _single_window(node: fx.Node) -> bool:
 
 
 def _multiplies_by_one(node: fx.Node) -> bool:
-    return arguments(node)["other"] == 1 and _same_type(node)
+    return bool(arguments(node)["other"] == 1)
 
 
-def _source(node: fx.Node) -> Any:
-    value = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
-    return value if isinstance(value, Tensor) else None
+def _keeps_form(node: fx.Node) -> bool:
+    """Type, shape and strides stay, at every size that a symbolic dimension can have; later views rely on strides."""
+    source = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
+    value = node.meta["val"]
+    if not isinstance(source, Tensor) or (source.dtype, source.device, source.dim()) != (value.dtype, value.device, value.dim()):
+        return False
+    strides = zip(source.shape, source.stride(), value.stride(), strict=True)
+    same_shape = all(statically_known_true(a == b) for a, b in zip(source.shape, value.shape, strict=True))
+    return same_shape and all(statically_known_true(size == 1) or statically_known_true(a == b) for size, a, b in strides)
 
 
 NOOPS: dict[Any, Check] = {
@@ -64,35 +61,37 @@ NOOPS: dict[Any, Check] = {
     _aten.dropout.default: _in_evaluation,
     _aten.feature_dropout.default: _in_evaluation,
     _aten.alpha_dropout.default: _in_evaluation,
-    _aten.clone.default: lambda node: arguments(node)["memory_format"] in (None, torch.preserve_format),
-    _aten.to.dtype: _same_type,
-    _aten.to.dtype_layout: _same_type,
-    _aten.to.device: _same_type,
-    _aten.type_as.default: _same_type,
-    _aten._to_copy.default: _same_type,
-    _aten.view.default: _same_shape,
-    _aten.reshape.default: _same_shape,
-    _aten.flatten.using_ints: _same_shape,
-    _aten.expand.default: _same_shape,
-    _aten.slice.Tensor: _same_shape,
+    _aten.clone.default: _always,
+    _aten.to.dtype: _always,
+    _aten.to.dtype_layout: _always,
+    _aten.to.device: _always,
+    _aten.type_as.default: _always,
+    _aten._to_copy.default: _always,
+    _aten.view.default: _always,
+    _aten.reshape.default: _always,
+    _aten.flatten.using_ints: _always,
+    _aten.expand.default: _always,
+    _aten.slice.Tensor: _always,
     _aten.permute.default: _same_order,
     _aten.max_pool2d.default: _single_window,
-    _aten.avg_pool2d.default: _single_window,
     _aten.mul.Tensor: _multiplies_by_one,
     _aten.div.Tensor: _multiplies_by_one,
 }
-"""Operators that may do nothing, and when they do."""
+"""Operators that do nothing where the form of their argument is that of their result and the check holds.
+
+Adding 0 and averaging over one element are none: they turn -0 into 0.
+"""
 
 
 @dataclass(frozen=True)
 class RemoveNoops(Pass):
-    """Drop operators that return their first argument unchanged, bit for bit (x + 0 is not one: it turns -0 into 0)."""
+    """Drop operators that return their first argument unchanged, bit for bit."""
 
     name: ClassVar[str] = "remove-noops"
     promise: ClassVar[Promise] = Exact()
 
     def apply(self, program: Program, context: Context) -> Program:
-        found = [node for node in program.graph.nodes if node.target in NOOPS and NOOPS[node.target](node)]
+        found = [node for node in program.graph.nodes if node.target in NOOPS and _keeps_form(node) and NOOPS[node.target](node)]
         if not found:
             return program
         edit = program.edit()

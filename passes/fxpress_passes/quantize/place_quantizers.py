@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 from fxpress_ir import Program
-from fxpress_ir.errors import PipelineError, RefusalError
-from fxpress_ir.ops import arguments
+from fxpress_ir.errors import PassError, PipelineError, ProgramError, RefusalError
+from fxpress_ir.ops import SIZE_OPERATORS, arguments
 from torch import fx
 
 from ..contract import Context, Lossy, Pass, Promise
@@ -63,20 +63,25 @@ class PlaceQuantizers(Pass):
 
         Raises:
             RefusalError: an operator has no integer form.
+            PassError: an output's range is too small for its layer's weights and inputs.
             CalibrationError: no usable calibration data.
         """
-        found = {node: recognize(node) for node in program.graph.nodes if node.op == "call_function" and is_float(node)}
-        for node, what in found.items():
-            if isinstance(what, str):
-                context.refuse(node, what, "rewrite the model without it")
-        if context.refusals:
-            first = context.refusals[0]
-            error = RefusalError(first.reason, where=f"{self.name}, node {first.node}", way_on="only whole integer programs can be made")
-            for refused in context.refusals:
-                error.add_note(str(refused))
+        found = {node: recognize(node) for node in program.graph.nodes if _computes_on_floats(node)}
+        refused = {node: what for node, what in found.items() if isinstance(what, str)}
+        for node, reason in refused.items():
+            context.refuse(node, reason, "rewrite the model without it")
+        if refused:
+            node, reason = next(iter(refused.items()))
+            error = RefusalError(reason, where=f"{self.name}, node {node.name}", way_on="only whole integer programs can be made")
+            for refusal in context.refusals[-len(refused) :]:
+                error.add_note(str(refusal))
             raise error
         known = {node: what for node, what in found.items() if isinstance(what, Recognized)}
         return _Decision(program, known, context.evidence.ranges(program), self.weight_bits).plan()
+
+
+def _computes_on_floats(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target not in SIZE_OPERATORS and any(map(is_float, (node, *node.all_input_nodes)))
 
 
 class _Decision:
@@ -94,16 +99,22 @@ class _Decision:
                 seen = self.ranges[node.name]
                 self._settle(node, activation_grid(seen.low, seen.high, unsigned=seen.low >= 0))
         for node, what in self.found.items():
-            if what.kind in ("maximum", "move"):
-                self.grids[node] = self.grids[what.operands[0]]
-            elif what.kind == "rectify" and what.operands[0] in self.grids:
-                self._settle(node, snap_output(self.grids[what.operands[0]].scale, self._target(node, rectified=True)))
-            elif what.kind == "rectify":
-                producer = what.operands[0]
-                self._accumulator(producer, self.found[producer], site=node)
-            elif fused_rectifier(node) is None:
-                self._accumulator(node, what, site=node)
+            try:
+                self._visit(node, what)
+            except ProgramError as error:
+                raise PassError(error.what, where=f"place-quantizers, node {node.name}", way_on=error.way_on) from error
         return Placement(self.activations, self.weights)
+
+    def _visit(self, node: fx.Node, what: Recognized) -> None:
+        if what.kind in ("maximum", "move"):
+            self.grids[node] = self.grids[what.operands[0]]
+        elif what.kind == "rectify" and what.operands[0] in self.grids:
+            self._settle(node, snap_output(self.grids[what.operands[0]].scale, self._target(node, rectified=True)))
+        elif what.kind == "rectify":
+            producer = what.operands[0]
+            self._accumulator(producer, self.found[producer], site=node)
+        elif fused_rectifier(node) is None:
+            self._accumulator(node, what, site=node)
 
     def _settle(self, site: fx.Node, grid: Grid) -> None:
         self.grids[site] = self.activations[site.name] = grid
@@ -131,7 +142,14 @@ class _Decision:
 
 
 def place(program: Program, plan: Placement, weight_bits: int = 8) -> Program:
-    """Insert the quantisers that a plan names; a plan that was read, edited or stored works the same."""
+    """Insert the quantisers that a plan names; a plan that was read, edited or stored works the same.
+
+    Raises:
+        PassError: the plan names a node that the program does not have.
+    """
+    unknown = sorted({*plan.activations, *plan.weights} - {node.name for node in program.graph.nodes})
+    if unknown:
+        raise PassError(f"the plan names {unknown[0]!r}", where="place-quantizers", way_on="use the plan of this very program")
     edit = program.edit()
     most = (1 << (weight_bits - 1)) - 1
     for original in program.graph.nodes:

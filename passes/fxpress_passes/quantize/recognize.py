@@ -55,10 +55,25 @@ class Recognized:
 
 def recognize(node: fx.Node) -> Recognized | str:
     """What `node` is in integers, or the reason why it is nothing."""
-    if node.target in SHAPE_OPERATORS:
-        return Recognized("move", (node.args[0],))  # type: ignore[arg-type]
-    rule = _RULES.get(node.target)
-    return f"{node.target} has no integer form" if rule is None else rule(node, arguments(node))
+    rule = _move if node.target in SHAPE_OPERATORS else _RULES.get(node.target)
+    if rule is None:
+        return f"{node.target} has no integer form"
+    what = rule(node, arguments(node))
+    return what if isinstance(what, str) else _misfit(node, what) or what
+
+
+def _misfit(node: fx.Node, what: Recognized) -> str | None:
+    """Why the values that a recognised node reads or makes have no integer form."""
+    if node.meta["val"].dtype != torch.float32:
+        return f"it computes in {node.meta['val'].dtype}"
+    for operand in what.operands:
+        if operand.op == "get_attr":
+            return f"its operand {operand.target} is constant"
+        if not is_float(operand):
+            return f"its operand {operand.name} is not a float tensor"
+    if what.window is not None and what.operands[0].meta["val"].dim() != 4:
+        return "its input is one image without a batch dimension"
+    return None
 
 
 def fused_rectifier(node: fx.Node) -> fx.Node | None:
@@ -89,6 +104,10 @@ def _spatial(node: fx.Node) -> tuple[int, int] | None:
     shape = node.meta["val"].shape
     static = len(shape) == 4 and isinstance(shape[2], int) and isinstance(shape[3], int)
     return (shape[2], shape[3]) if static else None
+
+
+def _move(node: fx.Node, named: dict[str, Any]) -> Recognized | str:
+    return Recognized("move", (named["self"],))
 
 
 def _conv2d(node: fx.Node, named: dict[str, Any]) -> Recognized | str:

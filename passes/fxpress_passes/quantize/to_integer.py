@@ -10,7 +10,7 @@ import torch
 from fxpress_ir import Edit, Program
 from fxpress_ir.dyadic import SHIFT_LIMIT_8, SHIFT_LIMIT_16, shift_for
 from fxpress_ir.errors import PassError
-from fxpress_ir.ops import arguments, quantize_channels
+from fxpress_ir.ops import SIZE_OPERATORS, arguments, quantize_channels
 from torch import Tensor, fx
 
 from ..contract import Context, Lossy, Pass, Promise
@@ -35,7 +35,8 @@ class ToInteger(Pass):
     """Replace fake quantisation by integer operators.
 
     Multipliers b and shifts c are read back from the scales, which were snapped so that they come out whole. Against the
-    simulated program results differ where float32 arithmetic lands on the other side of a tie.
+    simulated program results differ where float32 arithmetic lands on the other side of a tie, and by the rounding of
+    biases to whole steps of their accumulators.
 
     Raises:
         PassError: a scale was changed since it was snapped; a value reaches an operator unquantised.
@@ -108,6 +109,8 @@ def _requantize(edit: Edit, node: fx.Node, acc: fx.Node, real: Tensor, grid: Gri
 
 def _weighted(edit: Edit, node: fx.Node, what: Recognized, inputs: list[_Value], grid: Grid) -> fx.Node:
     assert what.weight is not None
+    if what.weight.op == "get_attr":
+        raise PassError(f"its weight {what.weight.target} is not quantised", where=f"to-integer, node {node.name}", way_on="quantise it")
     quantizer = arguments(what.weight)
     weight, scales = edit.tensor(quantizer["x"]), edit.tensor(quantizer["scale"]).double()
     integers = quantize_channels(weight.detach(), scales, 0, quantizer["qmin"], quantizer["qmax"]).to(torch.int8)
@@ -161,6 +164,9 @@ _EMITTERS: dict[str, Callable[[Edit, fx.Node, Recognized, list[_Value], Grid], f
 
 def _move(edit: Edit, node: fx.Node, values: dict[fx.Node, _Value]) -> None:
     """Maxima and shape operators keep their input's scale; accumulators wait for their quantiser."""
+    if node.target in SIZE_OPERATORS:
+        node.replace_input_with(node.args[0], values[node.args[0]].node)  # type: ignore[arg-type, index]
+        return
     what = recognize(node)
     if isinstance(what, str) or what.kind not in ("maximum", "move"):
         return

@@ -1,0 +1,279 @@
+"""Quantisers stand at every quantised edge and weight, where and as finely as the plan says; a plan is plain data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from float_programs import Chain, applied, captured, measured, operators, refusals, untouched
+from fxpress_ir import Program, text
+from fxpress_ir.errors import CalibrationError, PassError, PipelineError, RefusalError
+from fxpress_ir.ops import arguments
+from fxpress_passes import Context, PlaceQuantizers, Refused
+from fxpress_passes.evidence import Calibration, Evidence
+from fxpress_passes.quantize.place_quantizers import Placement, place
+from fxpress_passes.quantize.scales import Grid, Snapped, activation_grid
+from quantized import LayerTwice, two_paths
+from torch import Tensor, nn
+from torch.nn import functional
+
+_fxp = torch.ops.fxp
+S8, U8, S16 = (-128, 127), (0, 255), (-(2**15), 2**15 - 1)
+
+EXPECTED = """\
+  x_q = fxp.fake_quantize(x, s, -128, 127) : f32[batch, 3, 8, 8]
+  conv2d_weight_q = fxp.fake_quantize_channels(%stem.weight, %conv2d.scale, 0, -127, 127) : f32[4, 3, 3, 3]
+  conv2d = aten.conv2d(x_q, conv2d_weight_q, %stem.bias, [1, 1], [1, 1]) : f32[batch, 4, 8, 8]
+  relu = aten.relu(conv2d) : f32[batch, 4, 8, 8]
+  relu_q = fxp.fake_quantize(relu, s, 0, 255) : f32[batch, 4, 8, 8]
+  max_pool2d = aten.max_pool2d(relu_q, [2, 2]) : f32[batch, 4, 4, 4]
+  conv2d_1_weight_q = fxp.fake_quantize_channels(%twice.weight, %conv2d_1.scale, 0, -127, 127) : f32[4, 4, 3, 3]
+  conv2d_1 = aten.conv2d(max_pool2d, conv2d_1_weight_q, %twice.bias, [1, 1], [1, 1]) : f32[batch, 4, 4, 4]
+  conv2d_1_q = fxp.fake_quantize(conv2d_1, s, -128, 127) : f32[batch, 4, 4, 4]
+  relu_1 = aten.relu(conv2d_1_q) : f32[batch, 4, 4, 4]
+  relu_1_q = fxp.fake_quantize(relu_1, s, 0, 255) : f32[batch, 4, 4, 4]
+  add = aten.add.Tensor(relu_1_q, conv2d_1_q) : f32[batch, 4, 4, 4]
+  add_q = fxp.fake_quantize(add, s, -128, 127) : f32[batch, 4, 4, 4]
+  conv2d_2_weight_q = fxp.fake_quantize_channels(%left.weight, %conv2d_2.scale, 0, -127, 127) : f32[4, 4, 3, 3]
+  conv2d_2 = aten.conv2d(add_q, conv2d_2_weight_q, %left.bias, [1, 1], [1, 1]) : f32[batch, 4, 4, 4]
+  relu_2 = aten.relu(conv2d_2) : f32[batch, 4, 4, 4]
+  relu_2_q = fxp.fake_quantize(relu_2, s, 0, 255) : f32[batch, 4, 4, 4]
+  conv2d_3_weight_q = fxp.fake_quantize_channels(%right.weight, %conv2d_3.scale, 0, -127, 127) : f32[4, 4, 1, 1]
+  conv2d_3 = aten.conv2d(relu_2_q, conv2d_3_weight_q) : f32[batch, 4, 4, 4]
+  conv2d_3_q = fxp.fake_quantize(conv2d_3, s, -128, 127) : f32[batch, 4, 4, 4]
+  add_1 = aten.add.Tensor(conv2d_3_q, max_pool2d) : f32[batch, 4, 4, 4]
+  relu_3 = aten.relu(add_1) : f32[batch, 4, 4, 4]
+  relu_3_q = fxp.fake_quantize(relu_3, s, 0, 255) : f32[batch, 4, 4, 4]
+  adaptive_avg_pool2d = aten.adaptive_avg_pool2d(relu_3_q, [2, 2]) : f32[batch, 4, 2, 2]
+  adaptive_avg_pool2d_q = fxp.fake_quantize(adaptive_avg_pool2d, s, 0, 255) : f32[batch, 4, 2, 2]
+  flatten = aten.flatten.using_ints(adaptive_avg_pool2d_q, 1) : f32[batch, 16]
+  linear_weight_q = fxp.fake_quantize_channels(%head.weight, %linear.scale, 0, -127, 127) : f32[5, 16]
+  linear = aten.linear(flatten, linear_weight_q, %head.bias) : f32[batch, 5]
+  linear_q = fxp.fake_quantize(linear, s, -32768, 32767) : f32[batch, 5]
+  return linear_q"""
+
+
+def _code(program: Program) -> str:
+    """The lines of the operators, every scale written ``s``."""
+    lines = [line for line in text(program).splitlines() if " = " in line or line.startswith("  return")]
+    return re.sub(r"\b\d+\.\d+(e-\d+)?\b", "s", "\n".join(lines))
+
+
+def _plan(program: Program, context: Context | None = None, weight_bits: int = 8) -> Placement:
+    return PlaceQuantizers(weight_bits).decide(program, context or measured(program))
+
+
+def _limits(plan: Placement) -> dict[str, tuple[int, int]]:
+    return {site: (grid.qmin, grid.qmax) for site, grid in plan.activations.items()}
+
+
+def _on(*batches: Tensor) -> Context:
+    return Context(Evidence(Calibration(batches)))
+
+
+def test_before_and_expected() -> None:
+    program = two_paths()
+    result = applied(PlaceQuantizers(), program, measured(program))
+    assert result.stage == "simulated"
+    assert _code(result) == EXPECTED
+    assert all(result.tensors[name] is tensor for name, tensor in program.tensors.items())
+
+
+def test_scales_come_from_the_ranges() -> None:
+    program, context = two_paths(), measured(two_paths())
+    plan, ranges = _plan(program, context), context.evidence.ranges(program)
+
+    def grid(name: str, limits: tuple[int, int]) -> Grid:
+        return activation_grid(ranges[name].low, ranges[name].high, unsigned=limits == U8, bits=16 if limits == S16 else 8)
+
+    exact = {"x": S8, "relu": U8, "conv2d_1": S8, "relu_2": U8, "conv2d_3": S8, "linear": S16}
+    assert {site: plan.activations[site] for site in exact} == {site: grid(site, limits) for site, limits in exact.items()}
+    snapped = {"relu_1": U8, "add": S8, "relu_3": U8, "adaptive_avg_pool2d": U8}
+    for site, limits in snapped.items():
+        # half a step of a b of 13 bits or more
+        assert plan.activations[site].scale == pytest.approx(grid(site, limits).scale, rel=2.0**-13)
+    assert plan.activations.keys() == exact.keys() | snapped.keys()
+
+
+def test_every_multiplier_is_dyadic() -> None:
+    plan = _plan(two_paths())
+    grids = {site: grid.scale for site, grid in plan.activations.items()}
+    layers = {"conv2d": ("x", "relu"), "conv2d_1": ("relu", "conv2d_1"), "conv2d_2": ("add", "relu_2")}
+    layers |= {"conv2d_3": ("relu_2", "conv2d_3"), "linear": ("adaptive_avg_pool2d", "linear")}
+    assert plan.weights.keys() == layers.keys()
+    for layer, (source, site) in layers.items():
+        snapped = plan.weights[layer]
+        for scale, b in zip(snapped.scales, snapped.b, strict=True):
+            assert grids[source] * scale / grids[site] == pytest.approx(b / 2**snapped.c, rel=1e-12)
+    for real in (
+        grids["conv2d_1"] / grids["relu_1"],
+        grids["relu_3"] / (4 * grids["adaptive_avg_pool2d"]),
+        max(grids["relu_1"], grids["conv2d_1"]) / grids["add"],
+        max(grids["conv2d_3"], grids["relu"]) / grids["relu_3"],
+    ):
+        assert real * 2**16 == pytest.approx(round(real * 2**16), rel=1e-12)
+
+
+def test_a_plan_survives_json_and_does_the_same() -> None:
+    program, context = two_paths(), measured(two_paths())
+    plan = _plan(program, context)
+    data = json.loads(json.dumps(asdict(plan)))
+    rebuilt = Placement(
+        {site: Grid(**grid) for site, grid in data["activations"].items()},
+        {layer: Snapped(tuple(part["scales"]), tuple(part["b"]), part["c"]) for layer, part in data["weights"].items()},
+    )
+    assert rebuilt == plan
+    with untouched(program):
+        assert place(program, rebuilt).hash == PlaceQuantizers().apply(program, context).hash
+
+
+def test_an_edited_plan_is_followed() -> None:
+    plan = _plan(two_paths())
+    wider = replace(plan, activations={**plan.activations, "relu": replace(plan.activations["relu"], scale=0.5)})
+    (node,) = [node for node in place(two_paths(), wider).graph.nodes if node.name == "relu_q"]
+    assert arguments(node)["scale"] == 0.5
+
+
+def test_a_plan_of_another_program_is_an_error() -> None:
+    plan = Placement({"x": Grid(0.1, *S8), "zzz": Grid(0.1, *S8)}, {})
+    with pytest.raises(PassError, match="place-quantizers: the plan names 'zzz'; use the plan of this very program"):
+        place(two_paths(), plan)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 127), (4, 7), (2, 1)])
+def test_weights_take_the_bits_that_were_asked_for(bits: int, most: int) -> None:
+    program = captured(Chain(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)), 1, 3, 6, 6)
+    result = PlaceQuantizers(bits).apply(program, measured(program))
+    quantizers = [node for node in result.graph.nodes if node.target is _fxp.fake_quantize_channels.default]
+    for node in quantizers:
+        named = arguments(node)
+        scale = result.tensors[named["scale"].target]
+        weight = result.tensors[named["x"].target].detach()
+        steps = _fxp.fake_quantize_channels(weight, scale, 0, -most, most) / scale.float().reshape(-1, *[1] * (weight.dim() - 1))
+        assert (named["qmin"], named["qmax"]) == (-most, most)
+        assert int(steps.abs().max().round()) == most
+    assert len(quantizers) == 2
+    assert _limits(_plan(program, weight_bits=bits))["relu"] == U8
+
+
+@pytest.mark.parametrize("bits", [0, 3, 16, "8"])
+def test_other_widths_are_an_error(bits: int) -> None:
+    with pytest.raises(PipelineError) as caught:
+        PlaceQuantizers(weight_bits=bits)
+    assert str(caught.value) == f"place-quantizers: weight_bits={bits!r}; one of 8, 4, 2"
+
+
+@pytest.mark.parametrize(("low", "expected"), [(0.0, U8), (-1e-3, S8)])
+def test_an_input_that_is_never_negative_is_unsigned(low: float, expected: tuple[int, int]) -> None:
+    program = captured(nn.Conv2d(1, 2, 1), 1, 1, 2, 2)
+    plan = _plan(program, _on(torch.linspace(low, 1.0, 4).reshape(1, 1, 2, 2)))
+    assert list(_limits(plan).values()) == [expected, S16]
+
+
+SITES: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, int]]]] = {
+    "the last convolution has 16 bits": (lambda: nn.Conv2d(3, 2, 1), {"x": S8, "conv2d": S16}),
+    "a rectified last layer has 8": (lambda: Chain(nn.Conv2d(3, 2, 1), nn.ReLU()), {"x": S8, "relu": U8}),
+    "a layer whose reader only moves has 8": (lambda: Chain(nn.Conv2d(3, 2, 1), nn.Flatten()), {"x": S8, "conv2d": S8}),
+    "an average of signed values is signed": (lambda: nn.AvgPool2d(2), {"x": S8, "avg_pool2d": S8}),
+    "an average that alone is rectified is unsigned": (lambda: Chain(nn.AvgPool2d(2), nn.ReLU()), {"x": S8, "relu": U8}),
+    "a maximum keeps its input's grid": (lambda: Chain(nn.MaxPool2d(2), nn.ReLU()), {"x": S8, "relu": U8}),
+    "a second relu is no part of the layer": (
+        lambda: Chain(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.ReLU()),
+        {"x": S8, "relu": U8, "relu_1": U8},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_where_quantizers_stand(name: str) -> None:
+    make, expected = SITES[name]
+    model = make()
+    program = captured(model if isinstance(model, Chain) else Chain(model), 1, 3, 4, 4)
+    assert _limits(_plan(program)) == expected
+    applied(PlaceQuantizers(), program, measured(program))
+
+
+def test_a_sum_of_unsigned_values_is_unsigned() -> None:
+    program = captured(lambda x: functional.relu(x) + functional.relu(x.transpose(2, 3)), 1, 3, 4, 4)
+    assert _limits(_plan(program)) == {"x": S8, "relu": U8, "relu_1": U8, "add": U8}
+
+
+def test_every_output_is_quantized_and_an_input_may_be_one() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 2), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return self.one(x), x, self.two(x)
+
+    program = captured(Both(), 1, 4)
+    result = applied(PlaceQuantizers(), program, measured(program))
+    assert _limits(_plan(program)) == {"x": S8, "linear": S16, "linear_1": S16}
+    assert [node.name for node in result.outputs()] == ["linear_q", "x_q", "linear_1_q"]
+
+
+def test_a_shared_weight_has_scales_for_each_of_its_readers() -> None:
+    program = captured(LayerTwice(), 1, 4)
+    result = applied(PlaceQuantizers(), program, measured(program))
+    assert operators(result).count("fxp.fake_quantize_channels") == 2
+    assert not torch.equal(result.tensors["linear.scale"], result.tensors["linear_1.scale"])
+
+
+def test_values_that_are_zero_on_all_data_get_scale_one() -> None:
+    program = captured(Chain(nn.ReLU(), nn.Linear(2, 2)), 1, 2)
+    plan = _plan(program, _on(-torch.ones(3, 2)))
+    assert plan.activations["relu"].scale == pytest.approx(1.0, rel=2.0**-13)  # 1, snapped
+
+
+@pytest.mark.parametrize(
+    ("body", "node", "reason"),
+    [
+        (torch.sigmoid, "sigmoid", "aten.sigmoid.default has no integer form"),
+        (lambda x: x + 1.5, "add", "it adds a number"),
+        (lambda x: x + x.mean((2, 3), keepdim=True), "add", "it broadcasts one operand"),
+        (lambda x: functional.avg_pool2d(x, 3, 2, ceil_mode=True), "avg_pool2d", "its last windows may be smaller (ceil_mode)"),
+        (lambda x: functional.relu(x).argmax(1), "argmax", "aten.argmax.default has no integer form"),
+        (lambda x: x.split([1, 2], 1)[0], "split_with_sizes", "aten.split_with_sizes.default has no integer form"),
+    ],
+)
+def test_what_has_no_integer_form_is_refused_by_name(body: Callable[[Tensor], Tensor], node: str, reason: str) -> None:
+    program, context = captured(body, 1, 3, 5, 5), Context()
+    with untouched(program), pytest.raises(RefusalError) as caught:
+        PlaceQuantizers().apply(program, context)
+    assert str(caught.value) == f"place-quantizers, node {node}: {reason}; only whole integer programs can be made"
+    assert context.refusals[0] == Refused(node, reason, "rewrite the model without it")
+    assert caught.value.__notes__ == refusals(context)
+
+
+def test_every_refused_node_is_listed() -> None:
+    context = Context()
+    with pytest.raises(RefusalError, match="node exp") as caught:
+        PlaceQuantizers().apply(captured(lambda x: x.exp().relu().tanh(), 1, 3), context)
+    assert [refused.node for refused in context.refusals] == ["exp", "tanh"]
+    assert len(caught.value.__notes__) == 2
+
+
+def test_what_another_pass_refused_is_no_reason_to_stop() -> None:
+    program = two_paths()
+    context = measured(program)
+    context.refusals.append(Refused("conv2d", "some other pass left it alone"))
+    assert PlaceQuantizers().apply(program, context).stage == "simulated"
+    assert len(context.refusals) == 1
+
+
+def test_without_calibration_there_are_no_ranges() -> None:
+    with pytest.raises(CalibrationError, match="needs calibration data"):
+        PlaceQuantizers().apply(two_paths(), Context())
+
+
+def test_an_output_far_smaller_than_its_input_is_an_error_that_names_it() -> None:
+    program = captured(lambda x: x.relu(), 1, 2)
+    with pytest.raises(PassError) as caught:
+        PlaceQuantizers().apply(program, _on(torch.tensor([[-1e9, 1e-3]])))
+    assert str(caught.value).startswith("place-quantizers, node relu: multiplier ")
+    assert str(caught.value).endswith(" is outside (0, 2^14); rescale the layer's weights or its input")

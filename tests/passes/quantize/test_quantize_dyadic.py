@@ -1,0 +1,97 @@
+"""quantize-dyadic = place-quantizers, then to-integer; a small trained-like network keeps its function."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+from float_programs import BATCHES, Chain, captured, measured, residual_program, sample, untouched
+from fxpress_ir import Program, text, verify
+from fxpress_ir.errors import PipelineError, RefusalError
+from fxpress_passes import Context, PlaceQuantizers, QuantizeDyadic, ToInteger
+from fxpress_passes.contract import difference
+from fxpress_passes.pipeline import Pipeline, Result
+from quantized import quantized, two_paths
+from torch import Tensor, nn
+
+USUAL = "fold-constants, fold-batch-norm, quantize-dyadic{{weight_bits={}}}"
+
+
+@lru_cache
+def _compressed(weight_bits: int) -> Result:
+    """The residual net with its norms, through the usual pipeline."""
+    program = residual_program()
+    return Pipeline.parse(USUAL.format(weight_bits)).run(program, calibration=[sample(program, 16, seed) for seed in range(8)])
+
+
+def _held_out(batch: int) -> tuple[Tensor, ...]:
+    return sample(residual_program(), batch, seed=1000)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_it_is_the_sum_of_its_parts(bits: int) -> None:
+    program = two_paths()
+    with untouched(program):
+        result = QuantizeDyadic(bits).apply(program, measured(program))
+    assert QuantizeDyadic(bits).parts() == (PlaceQuantizers(bits), ToInteger())
+    assert result.hash == quantized(program, weight_bits=bits).integer.hash
+    assert (result.stage, program.stage) == ("integer", "float")
+
+
+def test_options_are_checked_when_it_is_made() -> None:
+    with pytest.raises(PipelineError, match="weight_bits=5; one of 8, 4, 2"):
+        QuantizeDyadic(weight_bits=5)
+
+
+@pytest.mark.parametrize("integer_only", [False, True])
+def test_what_has_no_integer_form_is_refused(integer_only: bool) -> None:
+    program, context = captured(Chain(nn.Linear(3, 3), nn.GELU()), 1, 3), Context()
+    with untouched(program), pytest.raises(RefusalError, match=r"place-quantizers, node gelu: aten\.gelu\.default has no integer form"):
+        QuantizeDyadic(integer_only=integer_only).apply(program, context)
+
+
+@pytest.mark.parametrize(("bits", "floor"), [(8, 25.0), (4, 10.0)])
+def test_end_to_end_the_function_is_kept(bits: int, floor: float) -> None:
+    """On data that calibration has not seen."""
+    program, integer = residual_program(), _compressed(bits).program
+    inputs = _held_out(64)
+    found = difference(program.run(*inputs), integer.run(*inputs))
+    assert found.sqnr >= floor
+    assert verify(integer).stage == "integer"
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_samples_do_not_see_each_other(batch: int) -> None:
+    integer = _compressed(8).program
+    (together,) = integer.run(*_held_out(16))
+    for first in range(0, 16 - batch + 1, batch):
+        (some,) = integer.run(*(x[first : first + batch] for x in _held_out(16)))
+        assert torch.equal(some, together[first : first + batch])
+
+
+def test_weights_take_a_quarter_of_the_bytes() -> None:
+    before, after = residual_program().cost(), _compressed(8).program.cost()
+    assert after.macs == before.macs
+    assert after.weight_bytes < 0.35 * before.weight_bytes  # a quarter, and 8 bytes a channel
+
+
+def test_it_gives_the_same_bits_again() -> None:
+    def once() -> Program:
+        program = two_paths()
+        return Pipeline([QuantizeDyadic()]).run(program, calibration=[sample(program, 4)]).program
+
+    first, second = once(), once()
+    assert first.hash == second.hash
+    assert text(first) == text(second)
+
+
+def test_no_input_makes_an_integer_leave_its_range() -> None:
+    """The proof holds for all inputs, so the largest ones only saturate."""
+    program, integer = residual_program(), _compressed(8).program
+    (plus,), (minus,) = (integer.run(sign * 1e30 * torch.ones_like(sample(program, 2)[0])) for sign in (1.0, -1.0))
+    assert bool(torch.isfinite(plus).all())
+    assert bool(torch.isfinite(minus).all())
+    facts = verify(integer).facts
+    assert facts
+    assert all(fact["least"] <= fact["low"] and fact["high"] <= fact["most"] for fact in facts)

@@ -1,0 +1,209 @@
+"""One test holds every pass to its promise, the house's and a third party's: alone, and in every pair that may run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import ClassVar
+
+import pytest
+import torch
+from float_programs import BATCHES, measured, residual_program, sample, untouched
+from fxpress_ir import Program, verify
+from fxpress_ir.errors import PassError, PipelineError
+from fxpress_passes import (
+    PASSES,
+    Close,
+    Context,
+    EliminateDeadCode,
+    Exact,
+    FoldBatchNorm,
+    FoldConstants,
+    Lossy,
+    Pass,
+    PlaceQuantizers,
+    Promise,
+    QuantizeDyadic,
+    RemoveNoops,
+    ToInteger,
+)
+from fxpress_passes.contract import difference
+from fxpress_passes.pipeline import Pipeline, Report
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class SwapAdds(Pass):
+    """x + y ==> y + x: a third party's pass, which the house does not know."""
+
+    name: ClassVar[str] = "swap-adds"
+    promise: ClassVar[Promise] = Exact()
+
+    def apply(self, program: Program, context: Context) -> Program:
+        edit = program.edit()
+        for node in edit.graph.find_nodes(op="call_function", target=_aten.add.Tensor):
+            node.args = node.args[::-1]
+        return edit.finish()
+
+
+QUANTIZABLE = (RemoveNoops(), FoldConstants(), FoldBatchNorm())
+CASES: dict[type[Pass], tuple[Pass, ...]] = {
+    RemoveNoops: (),
+    FoldConstants: (),
+    EliminateDeadCode: (),
+    FoldBatchNorm: (),
+    PlaceQuantizers: QUANTIZABLE,
+    ToInteger: (*QUANTIZABLE, PlaceQuantizers()),
+    QuantizeDyadic: QUANTIZABLE,
+    SwapAdds: (),
+}
+"""For each pass, what has to run first on the residual net so that it has something to do."""
+HELD = (*PASSES, SwapAdds)
+
+
+def _first(*kinds: type[Pass]) -> tuple[Pass, ...]:
+    """What has to run before these passes, without themselves, in order and each once."""
+    missing = [kind.name for kind in kinds if kind not in CASES]
+    if missing:
+        pytest.fail(f"{missing[0]} has no case in CASES: nothing holds it to its promise")
+    own = {part.name for kind in kinds for part in kind().parts()}
+    return tuple(dict.fromkeys(item for kind in kinds for item in CASES[kind] if item.name not in own))
+
+
+@lru_cache
+def _prepared(first: tuple[Pass, ...]) -> Program:
+    program = residual_program()
+    return Pipeline(first).run(program, calibration=_calibration()).program if first else program
+
+
+@lru_cache
+def _calibration() -> list[tuple[torch.Tensor, ...]]:
+    return [sample(residual_program(), 8, seed) for seed in range(4)]
+
+
+def _check_held(before: Program, after: Program, promises: list[Promise]) -> None:
+    """The loosest of the promises holds; several close ones add up."""
+    floors = [promise.floor for promise in promises if isinstance(promise, Lossy)]
+    rtol = sum(promise.rtol for promise in promises if isinstance(promise, Close))
+    together: Promise = Lossy(min(floors)) if floors else Close(rtol, "their sum") if rtol else Exact()
+    for batch in BATCHES:
+        inputs = sample(before, batch, seed=100)
+        found = difference(before.run(*inputs), after.run(*inputs))
+        assert together.held(found), f"promised {together}, found {found} at batch {batch}"
+
+
+def _check_report(report: Report) -> None:
+    assert all(step.promise_held in (True, None) for step in report.steps)
+    assert all(step.promise_held for step in report.steps if step.fired)
+
+
+@pytest.mark.parametrize("kind", HELD, ids=lambda kind: kind.name)
+def test_a_pass_keeps_its_promise(kind: type[Pass]) -> None:
+    program = _prepared(_first(kind))
+    with untouched(program):
+        result = kind().apply(program, measured(program))
+    assert result is not program, "the net gives this pass nothing to do"
+    verify(result)
+    assert result.inputs == program.inputs
+    assert result.stage == (kind.gives or program.stage)
+    _check_held(program, result, [kind.promise])
+
+
+@pytest.mark.parametrize("kind", HELD, ids=lambda kind: kind.name)
+def test_a_pass_that_did_nothing_gives_the_same_object_back(kind: type[Pass]) -> None:
+    program = _prepared(_first(kind))
+    once = kind().apply(program, measured(program))
+    if once.stage in kind.takes and kind is not SwapAdds:
+        assert kind().apply(once, Context()) is once
+
+
+def _ordered(first: type[Pass], second: type[Pass]) -> bool:
+    after = {name for part in first().parts() for name in part.after}
+    return not after & {part.name for part in second().parts()}
+
+
+def _takes(kind: type[Pass]) -> tuple[str, ...]:
+    return kind().parts()[0].takes
+
+
+PAIRS: list[tuple[type[Pass], type[Pass]]] = [(a, b) for a in HELD for b in HELD if a is not b]
+ALLOWED = [(a, b) for a, b in PAIRS if _ordered(a, b) and any((a.gives or stage) in _takes(b) for stage in _takes(a))]
+FORBIDDEN = [pair for pair in PAIRS if pair not in ALLOWED]
+
+
+@pytest.mark.parametrize(("first", "second"), ALLOWED, ids=lambda kind: kind.name)
+def test_a_pair_keeps_both_promises(first: type[Pass], second: type[Pass]) -> None:
+    program = _prepared(_first(first, second))
+    result = Pipeline([first(), second()]).run(program, calibration=_calibration())
+    _check_report(result.report)
+    verify(result.program)
+    _check_held(program, result.program, [step.promise for step in result.report.steps])
+
+
+@pytest.mark.parametrize(("first", "second"), FORBIDDEN, ids=lambda kind: kind.name)
+def test_a_pair_in_a_wrong_order_is_an_error_before_anything_runs(
+    first: type[Pass], second: type[Pass], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in HELD:
+        monkeypatch.setattr(kind, "apply", lambda *_: pytest.fail("a pass ran"))
+    with pytest.raises(PipelineError):
+        Pipeline([first(), second()]).run(residual_program(), calibration=_calibration())
+
+
+def test_the_pairs_are_those_that_one_expects() -> None:
+    forbidden = {(first.name, second.name) for first, second in FORBIDDEN}
+    anywhere = {"remove-noops", "fold-constants", "fold-batch-norm", "swap-adds"}
+    late = {"place-quantizers", "quantize-dyadic", "to-integer"}
+    sums = {("quantize-dyadic", "place-quantizers"), ("place-quantizers", "quantize-dyadic")}
+    backwards = {("to-integer", "place-quantizers"), ("to-integer", "quantize-dyadic"), ("quantize-dyadic", "to-integer")}
+    unquantized = {(name, "to-integer") for name in anywhere}
+    assert forbidden == {*product(late, anywhere), *sums, *backwards, *unquantized}
+
+
+def test_a_new_pass_without_a_case_fails() -> None:
+    @dataclass(frozen=True)
+    class Fresh(Pass):
+        name: ClassVar[str] = "fresh"
+        promise: ClassVar[Promise] = Exact()
+
+    with pytest.raises(pytest.fail.Exception, match="fresh has no case"):
+        test_a_pass_keeps_its_promise(Fresh)
+
+
+@dataclass(frozen=True)
+class Liar(Pass):
+    """Multiplies every ReLU's result by 1.001, whatever it promises."""
+
+    name: ClassVar[str] = "liar"
+    promise: ClassVar[Promise] = Exact()
+
+    def apply(self, program: Program, context: Context) -> Program:
+        edit = program.edit()
+        for node in edit.graph.find_nodes(op="call_function", target=_aten.relu.default):
+            with edit.graph.inserting_after(node):
+                scaled = edit.call(_aten.mul.Tensor, node, 1.001)
+            edit.replace(node, scaled)
+        return edit.finish()
+
+
+class Closer(Liar):
+    promise: ClassVar[Promise] = Close(1e-4, "it says so")
+
+
+class Honest(Liar):
+    promise: ClassVar[Promise] = Lossy(30.0)
+
+
+@pytest.mark.parametrize("kind", [Liar, Closer])
+def test_a_third_partys_pass_that_lies_is_caught(kind: type[Pass]) -> None:
+    with pytest.raises(PassError, match=r"^liar: promised (exact|close).* but outputs moved by 0\.00\d+ .*fault of the pass$"):
+        Pipeline([kind()]).run(residual_program(), calibration=_calibration())
+
+
+def test_the_same_change_under_a_promise_that_it_keeps_is_fine() -> None:
+    step = Pipeline([Honest()]).run(residual_program(), calibration=_calibration()).report.steps[0]
+    assert step.promise_held
+    assert step.against_previous is not None
+    assert 30 < step.against_previous.sqnr < 80
