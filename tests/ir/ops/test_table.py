@@ -91,7 +91,8 @@ class _Writer:
         return None if self.random.random() < 0.3 else self.tensor(self.random.integers(-most, most, count), torch.int32)
 
     def limits(self) -> tuple[int, int, torch.dtype]:
-        options = [(0, 255, torch.uint8), (-128, 127, torch.int8), (-127, 127, torch.int8), (0, 6, torch.uint8), (-20, 19, torch.int8)]
+        """Ranges without 0 among them: padding adds one."""
+        options = [(0, 255, torch.uint8), (-128, 127, torch.int8), (-20, 19, torch.int8), (3, 9, torch.uint8), (-30, -2, torch.int8)]
         qmin, qmax, dtype = options[self.random.integers(len(options))]
         return qmin, qmax, dtype
 
