@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .errors import CaptureError, FxpressError
 from .functional import drop_assertions, make_functional
 from .inline import inline_wrappers
 from .program import Program
+from .pt2 import load_pt2
 from .signature import Dimension, InputSpec
 from .verify import verify
 
@@ -26,7 +28,11 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
 def capture(
-    model: nn.Module | ExportedProgram, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, dynamic_shapes: Any = None
+    model: nn.Module | ExportedProgram | str | PathLike[str],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
 ) -> Program:
     """Capture a model once as a float Program.
 
@@ -34,7 +40,8 @@ def capture(
     Example sizes of 1 along dynamic dimensions are repeated to 2 first, because export would freeze them.
 
     Args:
-        model: a module, or a program that ``torch.export.export`` made.
+        model: a module, a program that ``torch.export.export`` made, or the path of a ``.pt2`` file (opened by
+            `pt2.load_pt2`, which executes nothing).
         args, kwargs: example inputs of a module; any batch size.
         dynamic_shapes: as ``torch.export.export`` takes it, e.g. ``{"x": {0: fx.Dim("batch")}}``.
 
@@ -43,6 +50,8 @@ def capture(
             user's file and line where there is one, and the fix.
     """
     dynamic: list[dict[int, Any]] = []
+    if isinstance(model, (str, PathLike)):
+        model = load_pt2(model)
     if isinstance(model, ExportedProgram):
         exported = model
     elif isinstance(model, nn.Module):
@@ -51,7 +60,7 @@ def capture(
         dynamic = [*_leaves(example[0], positional), *_leaves(example[1], named)]
         exported = _export(model, *example, dynamic_shapes)
     else:
-        raise CaptureError(f"cannot capture a {type(model).__name__}", way_on="pass an nn.Module or an ExportedProgram")
+        raise CaptureError(f"cannot capture a {type(model).__name__}", way_on="pass an nn.Module, an ExportedProgram or a .pt2 file")
     module = exported.module(check_guards=False)
     graph, tensors = _plain(module)
     drop_assertions(graph)

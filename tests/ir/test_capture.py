@@ -254,10 +254,27 @@ def test_infinities_are_not_nan() -> None:
         (nn.ReLU(), (torch.zeros(2),), {"x": {0: Dim("batch")}}, "dynamic_shapes names 'x'; forward takes input"),
         (nn.ReLU(), (), None, "torch.export failed"),
         (nn.Linear(3, 3), (torch.zeros(1, 3),), {"input": {1: Dim("width")}}, "torch.export failed"),
-        ("model.bin", (), None, "cannot capture a str; pass an nn.Module or an ExportedProgram"),
+        (7, (), None, "cannot capture a int; pass an nn.Module, an ExportedProgram or a .pt2 file"),
     ],
 )
 def test_what_cannot_be_captured_is_said_in_one_line(model: Any, args: tuple[Any, ...], shapes: Any, reason: str) -> None:
     with pytest.raises(CaptureError, match=reason) as caught:
         capture(model, args, dynamic_shapes=shapes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pt2_file_is_captured_and_gives_the_model_s_outputs(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()).eval()
+    dynamic = {"input": {0: torch.export.Dim("batch")}}
+    torch.export.save(torch.export.export(model, (torch.ones(2, 3),), dynamic_shapes=dynamic), tmp_path / "m.pt2")
+    x = torch.linspace(-1, 1, 15).reshape(5, 3)
+    for path in (tmp_path / "m.pt2", str(tmp_path / "m.pt2")):
+        assert torch.equal(capture(path).run(x)[0], model(x).detach())
+
+
+def test_a_file_that_is_no_pt2_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.pt2").write_bytes(b"no archive")
+    with pytest.raises(CaptureError) as caught:
+        capture(tmp_path / "m.pt2")
+    assert "m.pt2" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,1 @@
+"""The commands of ``fxpress``, a module each: what it takes, what it prints, its exit code."""

@@ -1,0 +1,87 @@
+"""``fxpress compress``: a model and a recipe ==> artifacts, compared bit for bit, held to the recipe's floors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from fxpress_ir.errors import PipelineError
+from rich.console import Console
+from rich.table import Table
+
+from .terminal import Json, bars, print_json
+
+if TYPE_CHECKING:
+    from ..compress import Compressed
+    from ..recipe import Recipe
+
+
+def compress(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A .pt2 file, a zoo name or package.module:factory. A factory's code is imported and run, from the current folder too."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the artifacts, one below it a target.")],
+    recipe: Annotated[Path | None, typer.Option(help="YAML recipe; the options below go before what it says.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Passes as text, in place of a recipe.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="An .npz file, a folder of images or package.module:factory, which is imported and run.")
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="A target; may be given again. `fxpress targets` lists them.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random in passes.")] = None,
+    dump: Annotated[Path | None, typer.Option(help="Folder for the text of the program after each pass.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compress a model for every target; exit code 1 where bits differ or a floor of the recipe is missed."""
+    whole = _recipe(recipe, pipeline, calibration, target, seed)
+    with bars(as_json) as progress:
+        from ..compress import compress as run
+        from ..model_source import open_model
+
+        done = run(open_model(model), whole, out, dump=dump, progress=progress)
+    if as_json:
+        lists = {"rows": list(map(asdict, done.rows)), "checks": list(map(asdict, done.checks))}
+        data = {"held": done.held, "program_hash": done.program.hash, "facts": done.facts, "measured": done.measured, **lists}
+        print_json({**data, "report": str(done.report), "recipe": whole.text()})
+    else:
+        _show(done)
+    raise typer.Exit(0 if done.held else 1)
+
+
+def _recipe(path: Path | None, text: str | None, calibration: str | None, targets: list[str] | None, seed: int | None) -> Recipe:
+    from fxpress_passes.pipeline import Pipeline
+
+    from ..data import Data
+    from ..recipe import Recipe
+
+    if (path is None) == (text is None):
+        given = "both a recipe and a pipeline" if path else "neither a recipe nor a pipeline"
+        raise PipelineError(given, where="compress", way_on="give --recipe FILE, or --pipeline TEXT")
+    recipe = Recipe(Pipeline.parse(text)) if text is not None else Recipe.read(path or "")
+    if calibration is not None:
+        data = Data(calibration) if recipe.data is None else replace(recipe.data, source=calibration)
+        recipe = replace(recipe, data=data, base=Path())
+    return replace(recipe, targets=tuple(targets or recipe.targets), seed=recipe.seed if seed is None else seed)
+
+
+def _show(done: Compressed) -> None:
+    console = Console()
+    console.print(str(done.report), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"\nproved {done.facts} facts about integer ranges; {', '.join(f'{name} {value:.4g}' for name, value in done.measured.items())}"
+    )
+    table = Table()
+    for column in ("target", "program", "same bits", "moved by", "size", "folder"):
+        table.add_column(column, justify="left" if column in ("target", "program", "folder") else "right", overflow="fold")
+    for row in done.rows:
+        bits = "-" if row.same_bits is None else "yes" if row.same_bits else "NO"
+        table.add_row(row.target, row.stage, bits, f"{row.relative:.2g}", f"{row.bytes / 1024:.1f} KiB", row.folder)
+    console.print(table)
+    for check in done.checks:
+        relation = "at least" if check.name == "sqnr_db" else "at most"
+        line = f"{check.name} {check.measured:.4g}, {relation} {check.asked:.4g} asked"
+        console.print(f"{'kept' if check.held else 'MISSED'}: {line}", markup=False, highlight=False)

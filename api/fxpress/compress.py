@@ -1,0 +1,207 @@
+"""model, recipe ==> artifacts for all its targets, their bits compared and the recipe's floors checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+
+import torch
+from fxpress_backends import folder as folders
+from fxpress_backends.artifact import Artifact, lower
+from fxpress_backends.contract import Measured, Target
+from fxpress_backends.registry import find
+from fxpress_ir import Program, verify
+from fxpress_ir.analysis.saturation import saturation
+from fxpress_ir.errors import BackendError, CalibrationError, PipelineError
+from fxpress_passes.contract import Pass, difference
+from fxpress_passes.evidence import Calibration
+from fxpress_passes.instruments import Step
+from fxpress_passes.pipeline import Report
+from torch import Tensor
+
+from .data import open_data
+from .model_source import Source
+from .recipe import Recipe
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target.
+
+    Attributes:
+        folder: the artifact's.
+        stage: of the program that was lowered.
+        bytes: of what the runtime reads.
+        same_bits: whether the artifact gave the integer program's bits on one batch; None for a float program.
+        relative: largest difference from the lowered program's outputs over their largest value, on the same batch.
+    """
+
+    target: str
+    folder: str
+    stage: str
+    bytes: int
+    same_bits: bool | None
+    relative: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """One floor of the recipe: what was measured, what was asked, whether it holds."""
+
+    name: str
+    measured: float
+    asked: float
+    held: bool
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a compression made and measured.
+
+    Attributes:
+        program: the compressed program.
+        report: the pipeline's.
+        facts: statements about integer ranges that were proved.
+        measured: `sqnr_db` against the captured program, `saturated` of an integer program, both on one batch, and
+            `top1_drop` in points where the model brings `evaluate`.
+    """
+
+    program: Program = field(repr=False)
+    report: Report
+    facts: int
+    measured: dict[str, float]
+    rows: tuple[Row, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def held(self) -> bool:
+        """Every integer artifact gave the program's bits and every floor of the recipe is kept."""
+        return all(row.same_bits is not False for row in self.rows) and all(check.held for check in self.checks)
+
+
+def compress(source: Source, recipe: Recipe, out: Path, *, dump: Path | None = None, progress: Progress | None = None) -> Compressed:
+    """Capture, run the pipeline, verify, lower for every target of the recipe, and compare on one batch.
+
+    Artifacts are written below `out`, a folder a target, after every target was asked whether it takes its program. A
+    target that does not take the compressed program's stage gets the last program whose stage it takes: ``onnx:float``
+    gets the float program that went into quantisation.
+
+    Args:
+        dump: a folder for the text of each program.
+        progress: called with a label, steps done and steps in all.
+
+    Raises:
+        PipelineError: the recipe names no target, or a floor that cannot be measured.
+        FxpressError: whatever a step raises.
+    """
+    tell = progress or (lambda label, done, total: None)
+    cards = [find(name)[1] for name in dict.fromkeys(recipe.targets)]
+    if not cards:
+        raise PipelineError("no target", where="recipe", way_on="name one, e.g. targets: onnx:qlinear; `fxpress targets` lists them")
+    if recipe.require.top1_drop is not None and source.evaluate is None:
+        raise _unmeasurable("top1_drop", "the model brings no evaluate")
+    for card in cards:
+        folders.check_place(_place(out, card).resolve())
+    tell("capturing", 0, 1)
+    captured = source.capture()
+    data = recipe.located_data()
+    batches = source.calibration if data is None else open_data(data, captured.inputs)
+    batch = drawn(captured, recipe.seed) if batches is None else Calibration(batches).first(captured)
+    kept = _Kept(captured, cards)
+    try:
+        result = recipe.pipeline.run(captured, batches, source.evaluate, recipe.seed, dump=dump, instruments=[kept], progress=progress)
+    except CalibrationError as error:
+        if batches is not None:
+            raise
+        way_on = "name data with --calibration, or calibration: in the recipe"
+        raise CalibrationError(error.what, where=error.where, way_on=way_on) from error
+    certificate = verify(result.program)
+    measured = {"sqnr_db": difference(captured.run(*batch), result.program.run(*batch)).sqnr}
+    if result.program.stage not in ("float", "simulated"):
+        measured["saturated"] = saturation(result.program, *batch).share
+    if result.report.quality is not None:
+        before, after = result.report.quality
+        measured["top1_drop"] = 100 * (before - after)
+    checks = tuple(_checks(recipe, measured))
+    chosen = [(card, kept.program_for(card, result.program)) for card in cards]
+    rows = []
+    for position, (card, program) in enumerate(chosen):
+        tell(f"lowering to {card.name}", position, len(chosen))
+        own = [Measured(name, value) for name, value in measured.items() if program is result.program and isfinite(value)]
+        artifact = lower(program, card.name, _place(out, card), measured=own, recipe=recipe.text(), seed=recipe.seed)
+        rows.append(_row(artifact, program, batch))
+    return Compressed(result.program, result.report, len(certificate.facts), measured, tuple(rows), checks)
+
+
+def drawn(program: Program, seed: int) -> tuple[Tensor, ...]:
+    """Inputs for a program without calibration data: floats are standard normal, integers 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(zeros: Tensor) -> Tensor:
+        if zeros.is_floating_point():
+            return torch.randn(zeros.shape, generator=generator).to(zeros.dtype)
+        return torch.randint(0, 2, zeros.shape, generator=generator).to(zeros.dtype)
+
+    return tuple(map(like, program.example()))
+
+
+class _Kept:
+    """An instrument that keeps the last program of each stage that some target takes."""
+
+    def __init__(self, captured: Program, cards: list[Target]) -> None:
+        self._stages = {stage for card in cards for stage in card.stages}
+        self._latest: dict[str, Program] = {}
+        self._keep(captured)
+
+    def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
+        self._keep(after)
+
+    def _keep(self, program: Program) -> None:
+        self._latest.pop(program.stage, None)
+        if program.stage in self._stages:
+            self._latest[program.stage] = program
+
+    def program_for(self, card: Target, result: Program) -> Program:
+        """The result, or else the latest program whose stage `card` takes.
+
+        Raises:
+            BackendError: there is none, or the target cannot take it; the message names the first node.
+        """
+        where = f"target {card.name!r}"
+        programs = [result, *reversed(self._latest.values())]
+        program = next((program for program in programs if program.stage in card.stages), None)
+        if program is None:
+            message = f"takes {' and '.join(card.stages)} programs, the pipeline made none, its result is {result.stage}"
+            raise BackendError(message, where=where, way_on="add quantize-dyadic to the pipeline, or choose another target")
+        for refusal in find(card.name)[0].backend().legalize(program, card):
+            raise BackendError(refusal.reason, where=f"{where}, {refusal.node}", way_on=refusal.way_on)
+        return program
+
+
+def _place(out: Path, card: Target) -> Path:
+    return out / card.name.replace(":", "-")
+
+
+def _checks(recipe: Recipe, measured: dict[str, float]) -> Iterator[Check]:
+    for name, asked in asdict(recipe.require).items():
+        if asked is None:
+            continue
+        if name not in measured:
+            raise _unmeasurable(name, "the result is no integer program")
+        value = measured[name]
+        yield Check(name, value, asked, value >= asked if name == "sqnr_db" else value <= asked)
+
+
+def _unmeasurable(name: str, why: str) -> PipelineError:
+    return PipelineError(f"{name} cannot be measured: {why}", where="recipe: require", way_on="leave it out")
+
+
+def _row(artifact: Artifact, program: Program, batch: tuple[Tensor, ...]) -> Row:
+    found = tuple(torch.from_numpy(value) for value in artifact.run(*batch))
+    moved = difference(program.run(*batch), found)
+    same = None if program.stage in ("float", "simulated") else moved.equal
+    return Row(artifact.target, str(artifact.folder), program.stage, artifact.payload_size, same, moved.relative)
