@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
