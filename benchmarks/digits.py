@@ -9,6 +9,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import fxpress as fx
 import readme
 from fxpress.demo import Demo, demo
 
@@ -29,6 +30,23 @@ def table(done: Demo) -> str:
     return f"{readme.markdown(head, rows)}\n\n{words}"
 
 
+def widths() -> str:
+    """Held-out top-1 of 8, 4 and 2 bits of weights (first and last layer 8), plain and with bias correction."""
+    entry = fx.zoo.load("digits-cnn")
+    program = fx.capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
+    rows = [("float", f"{entry.evaluate(program.run):.2%}", "", f"{program.cost().weight_bytes / 1024:.0f} KiB")]
+    for bits in (8, 4, 2):
+        found = []
+        for middle in ("", "correct-bias, "):
+            text = f"fold-batch-norm, place-quantizers{{weight_bits={bits}, integer_only=true}}, {middle}to-integer"
+            result = fx.Pipeline.parse(text).run(program, calibration=entry.calibration)
+            found.append(f"{entry.evaluate(result.program.run):.2%}")
+        with tempfile.TemporaryDirectory() as folder:
+            size = fx.lower(result.program, "onnx:qlinear", out=Path(folder, "out")).payload_size
+        rows.append((f"{bits} bits", *found, f"{size / 1024:.0f} KiB"))
+    return readme.markdown(("weights", "top-1", "with `correct-bias`", "`onnx:qlinear` file (float: weights)"), rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=50)
@@ -36,6 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = table(demo(Path(folder), repeats=options.repeats))
+    text = f"{text}\n\n{widths()}"
     print(text)
     if options.write:
         readme.write("digits", text)

@@ -121,3 +121,30 @@ def residual_net(seed: int = 0, *, channels: int = 16, size: int = 8, inputs: in
         return edit.call(fxp.dequantize.default, logits, 0.001)
 
     return built((1, inputs, size, size), body)
+
+
+def moving_net(seed: int = 0) -> Program:
+    """Every operator that the residual net lacks: tables, products, and values that change places."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def codes(*shape: int, dtype: torch.dtype = torch.int8) -> Tensor:
+        limits = torch.iinfo(dtype)
+        return torch.randint(limits.min, limits.max + 1, shape, generator=generator, dtype=dtype)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        q = edit.call(fxp.quantize.default, x, 0.02, -128, 127, torch.int8)
+        padded = edit.call(fxp.pad2d.default, q, [1, 0, 2, 3], -7)
+        near = edit.call(fxp.select2d.default, padded, [0, 0, 3, 1, 8, 9, 9, 2], [5, 4, 4, 8, 0, 0, 1, 7])
+        spread = edit.call(fxp.insert_zeros.default, near, [2, 3])
+        function = edit.call(fxp.lut.default, near, edit.add_tensor("table", codes(6, 256)), 1)
+        joined = edit.call(fxp.concat.default, [near, function], 1)
+        gates = edit.call(fxp.lut.default, joined, edit.add_tensor("gates", codes(1, 256, dtype=torch.uint8)), 1)
+        first = edit.call(aten.slice.Tensor, gates, 2, 0, 1, 1)
+        acc = edit.call(fxp.multiply.default, joined, edit.call(aten.expand.default, first, [-1, -1, 8, -1]))
+        scaled = requantize(edit, acc, multipliers([301]), 16, relu=False, axis=1, name="scaled")
+        thin = edit.call(aten.slice.Tensor, edit.call(aten.slice.Tensor, spread, 2, 0, 2**63 - 1, 2), 3, 1, 2**63 - 1, 3)
+        twice = edit.call(fxp.concat.default, [thin, thin], 1)
+        less = edit.call(fxp.add.default, scaled, twice, 20011, -9001, 15, -100, 90, torch.int8)
+        return edit.call(fxp.dequantize.default, less, 0.5)
+
+    return built((1, 6, 7, 6), body)

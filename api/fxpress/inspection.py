@@ -1,4 +1,4 @@
-"""zoo name or artifact folder ==> what a person wants to know about it, as data and as text."""
+"""model or artifact folder ==> what a person wants to know about it, as data and as text."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from fxpress_backends.artifact import load
-from fxpress_ir import capture
 
-from . import zoo
+from .model_source import open_model
 
 
 def inspect_model(name: str) -> tuple[dict[str, Any], str]:
-    """Graph and cost (at batch 1) of a zoo model."""
-    entry = zoo.load(name)
-    program = capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
+    """Graph and cost (at batch 1) of a ``.pt2`` file, a zoo model or what a factory makes."""
+    source = open_model(name)
+    program = source.capture()
     cost = asdict(program.cost())
-    lines = [f"{entry.name}: {entry.description}", str(program), *(f"{key}: {value:,}" for key, value in cost.items())]
-    return {"name": entry.name, "hash": program.hash, "graph": str(program), "cost": cost}, "\n".join(lines)
+    lines = [source.name, str(program), *(f"{key}: {value:,}" for key, value in cost.items())]
+    return {"name": source.name, "hash": program.hash, "graph": str(program), "cost": cost}, "\n".join(lines)
 
 
 def inspect_artifact(folder: Path) -> tuple[dict[str, Any], str]:

@@ -18,6 +18,7 @@ from fxpress_ir.errors import ArtifactError, BackendError, InputError
 from fxpress_ir.portable import read_signature, signature
 from numpy.typing import NDArray
 
+from . import conformance
 from . import folder as folders
 from . import manifest as manifests
 from .contract import Arrays, Backend, Measured, Refusal, Runner, Target, as_array
@@ -57,7 +58,7 @@ class Artifact:
     @property
     def payload_size(self) -> int:
         """Bytes of what the runtime reads."""
-        return sum(int(entry["size"]) for name, entry in self.manifest["files"].items() if name != CERTIFICATE)
+        return sum(int(entry["size"]) for name, entry in self.manifest["files"].items() if name not in (CERTIFICATE, conformance.FILE))
 
     def __str__(self) -> str:
         outputs = ", ".join(f"{output['dtype']}[{', '.join(map(str, output['shape']))}]" for output in self.manifest["outputs"])
@@ -152,7 +153,8 @@ def lower(
         (folder / CERTIFICATE).write_bytes(manifests.canonical(asdict(certificate)))
         record = _record(program, card, certificate, entry)
         quality_record = {"measured": [asdict(quality) for quality in measured], "recipe": recipe, "seed": seed}
-        record |= {**quality_record, "details": dict(details), "files": folders.inventory(folder)}
+        vectors = conformance.write(program, folder)
+        record |= {**quality_record, "details": dict(details), "conformance": vectors, "files": folders.inventory(folder)}
         (folder / manifests.NAME).write_bytes(manifests.seal(record))
     return load(out, registry=registry)
 

@@ -24,6 +24,9 @@ from .pt2 import load_pt2
 from .signature import Dimension, InputSpec
 from .verify import verify
 
+STRICT_LIMIT = 1 << 30
+"""Bytes of weights above which export is tried non-strict first: the strict one holds a second copy while it traces."""
+
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
@@ -36,7 +39,8 @@ def capture(
 ) -> Program:
     """Capture a model once as a float Program.
 
-    Modules are captured in evaluation mode (their mode is restored). ``torch.export`` is tried strict, then non-strict.
+    Modules are captured in evaluation mode (their mode is restored). ``torch.export`` is tried strict, then non-strict; from
+    `STRICT_LIMIT` bytes of weights on the other way round.
     Example sizes of 1 along dynamic dimensions are repeated to 2 first, because export would freeze them.
 
     Args:
@@ -74,6 +78,10 @@ def capture(
     return program
 
 
+def _weight_bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
@@ -100,7 +108,7 @@ def _silent() -> Iterator[None]:
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
     failures = []
     with _evaluating(model), _silent():
-        for strict in (True, False):
+        for strict in (True, False) if _weight_bytes(model) <= STRICT_LIMIT else (False, True):
             try:
                 return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
             except FxpressError:

@@ -25,9 +25,7 @@ class Edit:
         returned = self.graph.graph_copy(program.graph, self._nodes)
         self.graph.output(returned)
         self.tensors: dict[str, Tensor] = dict(program.tensors)
-        self._before = {
-            copied: (old.target, map_arg((old.args, old.kwargs), self._nodes.__getitem__)) for old, copied in self._nodes.items()
-        }
+        self._before = {copied: _call(copied) for copied in self._nodes.values()}
 
     def here(self, node: fx.Node) -> fx.Node:
         """The copy of a node of the original program."""
@@ -61,7 +59,7 @@ class Edit:
         if not old.users and old.op != "placeholder":
             self.graph.erase_node(old)
 
-    def finish(self, *, stage: str | None = None) -> Program:
+    def finish(self, *, stage: str | None = None, islands: tuple[str, ...] | None = None) -> Program:
         """The new program: dead code gone, unused tensors dropped, shapes re-propagated from the changed nodes only.
 
         Raises:
@@ -76,7 +74,14 @@ class Edit:
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
         self._propagate()
         program = self._program
-        return Program(self.graph, self.tensors, program.inputs, stage or program.stage, program.history)
+        return Program(
+            self.graph,
+            self.tensors,
+            program.inputs,
+            stage or program.stage,
+            program.history,
+            program.islands if islands is None else islands,
+        )
 
     def _check_order(self) -> None:
         try:
@@ -96,25 +101,23 @@ class Edit:
                 raise ProgramError(f"there is no tensor {node.target!r}", where=node.name, way_on="name it with add_tensor")
 
     def _propagate(self) -> None:
+        """Evaluate the nodes whose operator, arguments or inputs' kinds are not those of before."""
         mode = fake_mode(self._program.graph)
-        changed: set[fx.Node] = set()
         for node in self.graph.nodes:
-            if node.op in ("placeholder", "output"):
-                continue
-            same = self._before.get(node) == (node.target, (node.args, node.kwargs)) and "val" in node.meta
             if node.op == "get_attr":
-                if not same or self._program.tensors.get(str(node.target)) is not self.tensors[str(node.target)]:
-                    self._assign(node, mode.from_tensor(self.tensors[str(node.target)], static_shapes=True), changed)
-            elif not same or not changed.isdisjoint(node.all_input_nodes):
-                self._assign(node, propagated(node, mode), changed)
-
-    def _assign(self, node: fx.Node, value: Any, changed: set[fx.Node]) -> None:
-        old = node.meta.get("val")
-        node.meta["val"] = value
-        if not (isinstance(old, Tensor) and isinstance(value, Tensor)) or _kind(old) != _kind(value):
-            changed.add(node)
+                if "val" not in node.meta or self._program.tensors.get(str(node.target)) is not self.tensors[str(node.target)]:
+                    node.meta["val"] = mode.from_tensor(self.tensors[str(node.target)], static_shapes=True)
+            elif node.op == "call_function" and ("val" not in node.meta or self._before.get(node) != _call(node)):
+                node.meta["val"] = propagated(node, mode)
 
 
-def _kind(value: Tensor) -> tuple[str, ...]:
-    """What later shapes depend on, as text: comparing symbolic sizes themselves would make them equal for good."""
-    return str(value.dtype), str(value.shape), str(value.stride())
+def _call(node: fx.Node) -> str:
+    """The operator and its arguments, values by what a result's shape depends on.
+
+    As text: comparing symbolic sizes themselves would make them equal for good.
+    """
+    return str((node.target, map_arg((node.args, node.kwargs), lambda used: _kind(used.meta.get("val")))))
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype}{value.shape}{value.stride()}" if isinstance(value, Tensor) else str(value)

@@ -53,6 +53,7 @@ def node_text(program: Program, node: fx.Node) -> str:
 def text(program: Program) -> str:
     """The whole program; weights print by name and type, not by value."""
     lines = [f"{program.stage} program({', '.join(map(str, program.inputs))})"]
+    lines += [f"  float island {name}" for name in program.islands]
     lines += [f"  %{node.target} : {type_text(program, node)}" for node in program.graph.find_nodes(op="get_attr")]
     lines += [f"  {node_text(program, node)}" for node in program.graph.nodes if node.op == "call_function"]
     lines.append(f"  return {', '.join(map(_argument, program.outputs()))}")

@@ -21,7 +21,7 @@ from .signature import Dimension, InputSpec
 if TYPE_CHECKING:
     from .edit import Edit
 
-STAGES = ("float", "simulated", "integer")
+STAGES = ("float", "simulated", "mixed", "integer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,9 @@ class Program:
             flat tuple; every node carries its fake value in ``meta["val"]``. Read only.
         tensors: what ``get_attr`` targets name; shared between programs wherever a pass left them alone.
         inputs: the signature.
-        stage: ``float``, ``simulated`` or ``integer``.
+        stage: ``float``, ``simulated``, ``mixed`` or ``integer``.
         history: the passes that made it, as text.
+        islands: names of the nodes that compute in floats in a mixed program.
     """
 
     graph: fx.Graph
@@ -42,6 +43,7 @@ class Program:
     inputs: tuple[InputSpec, ...]
     stage: str = "float"
     history: tuple[str, ...] = ()
+    islands: tuple[str, ...] = ()
     _versions: Mapping[str, int] = field(init=False, repr=False)
     _cache: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
@@ -93,7 +95,7 @@ class Program:
         tensors = tuple(map(_as_tensor, self.inputs, values))
         for spec, tensor in zip(self.inputs, tensors, strict=True):
             spec.check(tensor, sizes)
-            if self.stage == "integer" and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if self.stage in ("integer", "mixed") and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InputError("holds NaN or infinity", where=f"input {spec.name!r}", way_on="an integer has no such value")
         return tensors
 
@@ -157,7 +159,7 @@ class Program:
     def noted(self, entry: str) -> Program:
         """The same program with one more line of history."""
         self.check_unchanged()
-        return Program(self.graph, self.tensors, self.inputs, self.stage, (*self.history, entry))
+        return Program(self.graph, self.tensors, self.inputs, self.stage, (*self.history, entry), self.islands)
 
     def edit(self) -> Edit:
         """Begin the next program: the graph is copied, tensors are shared."""

@@ -45,8 +45,32 @@ def propagated(node: fx.Node, mode: FakeTensorMode) -> Any:
     sizes, there = _other_sizes(known), FakeTensorMode()
     other = _called(node, tree_map(lambda leaf: _resized(leaf, sizes, there), args), there, f"{where} at other sizes")
     if [_shape(leaf, sizes) for leaf in tree_leaves(value)] != [_shape(leaf, sizes) for leaf in tree_leaves(other)]:
+        examples = {symbol: example.size for symbol, example in known.items() if example is not None}
+        again = _unfrozen(value, other, args, examples, sizes, mode)
+        if again is not None:
+            return again
         raise ProgramError("its shape holds only at the example's sizes", where=where, way_on=_WAY_ON)
     return value
+
+
+def _unfrozen(
+    value: Any, other: Any, args: Any, examples: Mapping[str, int], sizes: Mapping[str, int], mode: FakeTensorMode
+) -> Tensor | None:
+    """A result some of whose sizes the operator's fake kernel froze at the example's (``aten.pad`` does), made symbolic again.
+
+    Where a size moved with a dimension of the arguments, from its example's size to its other size, it is that dimension.
+    """
+    if not isinstance(value, Tensor) or not isinstance(other, Tensor) or value.dim() != other.dim():
+        return None
+    dynamic = [size for leaf in tree_leaves(args) if isinstance(leaf, Tensor) for size in leaf.shape if isinstance(size, SymInt)]
+    shape: list[Any] = []
+    for here, there in zip(value.shape, other.shape, strict=True):
+        moved = [size for size in dynamic if concrete_size(size, examples) == here and concrete_size(size, sizes) == there]
+        shape.append(here if concrete_size(here, sizes) == there else moved[0] if moved and isinstance(here, int) else None)
+    if None in shape:
+        return None
+    with mode:
+        return torch.empty(shape, dtype=value.dtype, device=value.device)
 
 
 def _called(node: fx.Node, args: Any, mode: FakeTensorMode, where: str) -> Any:

@@ -140,6 +140,24 @@ def integer_between_borders(program: Program) -> Found:
                     yield user, "computes on a dequantised value"
 
 
+def floats_in_islands(program: Program) -> Found:
+    """In a mixed program floats are computed by the named islands alone; they meet integers at the borders."""
+    named = set(program.islands)
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "get_attr" and value.is_floating_point():
+            for user in node.users:
+                if user.name not in named:
+                    yield user, "reads a float tensor outside an island"
+        elif node.op == "call_function" and node.name not in named:
+            if node.target not in _INTEGER and not (node.target in _BUILTINS and not isinstance(value, Tensor)):
+                yield node, f"{node.target} is not an integer operator"
+            elif isinstance(value, Tensor) and value.is_floating_point() and node.target is not _fxp.dequantize.default:
+                yield node, "a float operator outside an island"
+    for name in sorted(named - {node.name for node in program.graph.nodes}):
+        yield name, "the program has no such island"
+
+
 def known_integer_operators(program: Program) -> Found:
     """Every operator is in the operator table or moves values without changing them; so nothing divides."""
     for node in program.graph.nodes:
@@ -160,18 +178,24 @@ def operand_types(program: Program) -> Found:
         "add": {"x": _BYTES, "y": _BYTES, "dtype": _BYTES + _WORDS},
         "max_pool2d": {"x": _BYTES},
         "sum_pool2d": {"x": _BYTES},
+        "multiply": {"x": _BYTES, "y": _BYTES},
+        "lut": {"x": _BYTES, "table": _BYTES},
+        "concat": {"xs": _BYTES},
+        "pad2d": {"x": _BYTES},
+        "select2d": {"x": _BYTES},
+        "insert_zeros": {"x": _BYTES},
     }
     for node in program.graph.nodes:
         if node.target not in INTEGER_OPERATORS:
             continue
         named = arguments(node)
         for operand, dtypes in wanted.get(INTEGER_OPERATORS[node.target].name, {}).items():
-            value = named[operand]
-            dtype = value.meta["val"].dtype if isinstance(value, fx.Node) else value
-            if dtype is not None and dtype not in dtypes:
-                yield node, f"{operand} is {dtype}, expected {' or '.join(map(str, dtypes))}"
-            if operand in ("weight", "bias", "b") and value is not None and value.op != "get_attr":
-                yield node, f"its {operand} is not a constant"
+            for value in named[operand] if isinstance(named[operand], (list, tuple)) else [named[operand]]:
+                dtype = value.meta["val"].dtype if isinstance(value, fx.Node) else value
+                if dtype is not None and dtype not in dtypes:
+                    yield node, f"{operand} is {dtype}, expected {' or '.join(map(str, dtypes))}"
+                if operand in ("weight", "bias", "b", "table") and value is not None and value.op != "get_attr":
+                    yield node, f"its {operand} is not a constant"
         weight = named.get("weight")
         if weight is not None and weight.op == "get_attr" and bool((program.tensors[str(weight.target)] == -128).any()):
             yield node, "a weight of -128 is outside the narrow range [-127, 127]"
@@ -181,7 +205,8 @@ def everything_fits(program: Program) -> Found:
     """Interval arithmetic from the actual weights: every accumulator, product, shift and result fits its width."""
     ranges = integer_ranges(program.graph, program.tensors)
     for node in ranges.unproved:
-        yield node, "no proof rule covers it"
+        if node.name not in program.islands:
+            yield node, "no proof rule covers it"
     for fact in ranges.facts:
         if not fact.holds:
             yield fact.node, f"{fact.what} reaches [{fact.low}, {fact.high}], outside [{fact.least}, {fact.most}]"
@@ -191,6 +216,7 @@ _ALWAYS: tuple[Rule, ...] = (graph_is_flat, tensors_match)
 RULES: dict[str, tuple[Rule, ...]] = {
     "float": (*_ALWAYS, no_fxp_operators),
     "simulated": (*_ALWAYS, only_fake_quantizers, scales_and_ranges),
+    "mixed": (*_ALWAYS, floats_in_islands, scales_and_ranges, operand_types, everything_fits),
     "integer": (*_ALWAYS, known_integer_operators, integer_between_borders, operand_types, scales_and_ranges, everything_fits),
 }
 """The table of rules: what each stage promises."""
@@ -220,6 +246,6 @@ def verify(program: Program) -> Certificate:
             line = "" if node is None or node.op != "call_function" else f"\n    {node_text(program, node)}"
             error.add_note(f"{violation}{line}")
         raise error
-    facts = integer_ranges(program.graph, program.tensors).facts if program.stage == "integer" else ()
+    facts = integer_ranges(program.graph, program.tensors).facts if program.stage in ("integer", "mixed") else ()
     rules = tuple(rule.__name__ for rule in RULES[program.stage])
     return Certificate(program.stage, program.hash, rules, tuple(asdict(fact) for fact in facts))

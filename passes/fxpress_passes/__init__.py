@@ -10,13 +10,17 @@ from .normalize.remove_noops import RemoveNoops
 from .quantize.place_quantizers import PlaceQuantizers
 from .quantize.quantize_dyadic import QuantizeDyadic
 from .quantize.to_integer import ToInteger
+from .recover.correct_bias import CorrectBias
+from .recover.reestimate_batch_norm import ReestimateBatchNorm
 
 PASSES: tuple[type[Pass], ...] = (
     RemoveNoops,
     FoldConstants,
     EliminateDeadCode,
+    ReestimateBatchNorm,
     FoldBatchNorm,
     PlaceQuantizers,
+    CorrectBias,
     ToInteger,
     QuantizeDyadic,
 )
@@ -26,6 +30,7 @@ __all__ = [
     "PASSES",
     "Close",
     "Context",
+    "CorrectBias",
     "EliminateDeadCode",
     "Exact",
     "FoldBatchNorm",
@@ -35,6 +40,7 @@ __all__ = [
     "PlaceQuantizers",
     "Promise",
     "QuantizeDyadic",
+    "ReestimateBatchNorm",
     "Refused",
     "RemoveNoops",
     "ToInteger",

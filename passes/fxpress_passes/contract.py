@@ -132,7 +132,7 @@ class Pass:
         name: as users write it, ``fold-batch-norm``.
         promise: what it promises about numbers.
         takes: the stages that it accepts.
-        gives: the stage of its result, None where that stays.
+        gives: the stage of its result, None where that stays; ``integer`` allows ``mixed``, which is integer with float islands.
         after: names of passes that must not come later than this one.
         needs: names of passes that the pipeline inserts before this one where they are missing.
     """

@@ -135,7 +135,7 @@ def test_a_program_cannot_be_changed() -> None:
         program.stage = "integer"  # type: ignore[misc]
     with pytest.raises(TypeError):
         program.tensors["linear.weight"] = X  # type: ignore[index]
-    with pytest.raises(ProgramError, match="unknown stage 'int'; one of float, simulated, integer"):
+    with pytest.raises(ProgramError, match="unknown stage 'int'; one of float, simulated, mixed, integer"):
         Program(program.graph, program.tensors, program.inputs, "int")
 
 

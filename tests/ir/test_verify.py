@@ -13,7 +13,7 @@ import torch
 from fxpress_ir import Edit, Program, capture, verify, violations
 from fxpress_ir.errors import VerifyError
 from fxpress_ir.verify import RULES
-from support import aten, built, fxp, multipliers, residual_net
+from support import aten, built, fxp, moving_net, multipliers, residual_net
 from torch import Tensor, fx, nn
 
 S8, U8, S32, F32 = torch.int8, torch.uint8, torch.int32, torch.float32
@@ -137,6 +137,13 @@ def between(*targets: Any) -> Program:
     return built((1, 3), body)
 
 
+def float_tensor_in_mixed() -> Program:
+    def copied(edit: Edit, x: fx.Node) -> fx.Node:
+        return edit.call(fxp.dequantize.default, edit.call(fxp.quantize.default, edit.add_tensor("w", torch.ones(3)), 1.0, 0, 9, U8), 1.0)
+
+    return mixed(copied, islands=())
+
+
 def twice_negated_size() -> Program:
     """Arithmetic on sizes that float programs may hold and the integer backends do not know."""
 
@@ -156,6 +163,19 @@ def large_window() -> Program:
         return edit.call(fxp.sum_pool2d.default, x, [4096, 4096], [1, 1], [0] * 4)
 
     return built((1, 1, 4096, 4096), body, dtype=U8)
+
+
+def mixed(change: Callable[[Edit, fx.Node], fx.Node] | None = None, *, islands: tuple[str, ...] = ("island",), c: int = 8) -> Program:
+    """quantize -> requantize -> dequantize -> sigmoid, the island -> `change`."""
+    program = built((1, 3), lambda edit, x: edit.call(aten.clone.default, x), stage="float")
+    edit = program.edit()
+    old = edit.here(program.outputs()[0])
+    with edit.graph.inserting_before(old):
+        q = edit.call(fxp.quantize.default, edit.here(program.placeholders()[0]), 0.1, -128, 127, S8)
+        q = edit.call(fxp.requantize.default, q, edit.add_tensor("b", multipliers([100])), c, -128, 127, 1, S8)
+        island = edit.call(aten.sigmoid.default, edit.call(fxp.dequantize.default, q, 0.1), name="island")
+        edit.replace(old, island if change is None else change(edit, island))
+    return edit.finish(stage="mixed", islands=islands)
 
 
 @dataclass(frozen=True)
@@ -207,6 +227,14 @@ BROKEN = [
     *[Broken("integer", "scales_and_ranges", lambda s=s: quantized(s), "positive") for s in (0.0, -0.1, math.nan, math.inf, 1e-60)],
     Broken("integer", "scales_and_ranges", lambda: quantized(0.1, 5, 5), r"\[5, 5\] is empty"),
     Broken("integer", "scales_and_ranges", lambda: rescaled(qmin=9, qmax=2), r"\[9, 2\] is empty"),
+    *_always("mixed", mixed),
+    Broken("mixed", "floats_in_islands", lambda: mixed(lambda e, x: e.call(aten.tanh.default, x)), "aten.tanh"),
+    Broken("mixed", "floats_in_islands", lambda: mixed(lambda e, x: e.call(aten.clone.default, x)), "outside an island"),
+    Broken("mixed", "floats_in_islands", lambda: mixed(islands=("island", "atlantis")), "no such island"),
+    Broken("mixed", "floats_in_islands", float_tensor_in_mixed, "reads a float tensor"),
+    Broken("mixed", "scales_and_ranges", lambda: mixed(lambda e, x: e.call(fxp.quantize.default, x, -1.0, 0, 255, U8)), "positive"),
+    Broken("mixed", "operand_types", lambda: mixed(lambda e, x: e.call(fxp.quantize.default, x, 1.0, 0, 255, torch.int64)), "dtype is"),
+    Broken("mixed", "everything_fits", lambda: mixed(c=17), "shift"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.div.Tensor, x, x)), "aten.div"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.floor_divide.default, x, x)), "floor_divide"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.add.Tensor, x, x)), "aten.add"),
@@ -264,6 +292,8 @@ UNBROKEN = {
     "float": affine,
     "simulated": lambda: faked_channels(torch.tensor([0.1, 1e-30, 1e30])),
     "integer": residual_net,
+    "tables and moves": moving_net,
+    "mixed": mixed,
     "the longest accumulator": lambda: convolved(bias=multipliers([2**31 - 1 - 18 * 255])),
     "the largest multiplier and shift": lambda: rescaled(b=2**15 - 1, c=16),
     "the smallest multiplier and shift": lambda: rescaled(b=1, c=1),

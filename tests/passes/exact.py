@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from functions import FUNCTIONS
 from fxpress_ir import Program
 from fxpress_ir.ops import arguments
 from numpy.typing import NDArray
@@ -17,28 +18,68 @@ from torch import Tensor, fx
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
 Integers = NDArray[np.int64]
+Units = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """scale * q for qmin <= q <= qmax."""
+
+    scale: float
+    qmin: int
+    qmax: int
+
+    def nearest(self, real: float) -> int:
+        """The q nearest to a real number, half to even."""
+        if math.isinf(real):
+            return self.qmax if real > 0 else self.qmin
+        return min(max(round(Fraction(real) / Fraction(self.scale)), self.qmin), self.qmax)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The sum of integers times units; a unit is a number or one a channel, along axis 1 of the integers."""
+    """The sum of integers times units; a unit is a number or one a channel, along `axis` of the integers.
 
-    parts: tuple[tuple[Integers, tuple[float, ...]], ...]
-    rectified: bool = False
+    A quantised value has a grid; an accumulator has none, but bounds where a clamp follows it.
+    """
+
+    parts: tuple[tuple[Integers, Units], ...]
+    grid: Grid | None = None
+    bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    axis: int = 1
 
     @property
-    def alone(self) -> tuple[Integers, tuple[float, ...]]:
+    def alone(self) -> tuple[Integers, Units]:
         ((integers, unit),) = self.parts
         return integers, unit
+
+    def moved(self, integers: Integers) -> Terms:
+        """The same grid with other integers."""
+        return replace(self, parts=((integers, self.alone[1]),))
+
+
+@dataclass(frozen=True)
+class Reals:
+    """A function of a quantised value, in float64."""
+
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Quantised values that become one."""
+
+    parts: tuple[Terms, ...]
+    axis: int
 
 
 def _one(integers: Integers, *unit: float) -> Terms:
     return Terms(((integers, unit),))
 
 
-def _steps(x: Tensor, scale: Any, qmin: int, qmax: int) -> Integers:
-    """clamp(rint(x / scale)) by IEEE float32 division."""
-    divided = x.detach().numpy() / np.asarray(scale, np.float32)
+def _steps(x: NDArray[Any], scale: Any, qmin: int, qmax: int) -> Integers:
+    """clamp(rint(x / scale)) by IEEE float32 division, as at a border."""
+    divided = x.astype(np.float32) / np.asarray(scale, np.float32)
     assert divided.dtype == np.float32
     return np.clip(np.rint(divided), qmin, qmax).astype(np.int64)
 
@@ -51,24 +92,41 @@ def dyadic(real: float) -> Fraction:
     return Fraction(steps, 2**16)
 
 
-def _multiples(units: list[float]) -> list[Fraction]:
-    """b / 2**c for the two units of an add: b has at most 15 bits and c at most 15."""
-    c = max(1, min(15, 14 - math.floor(math.log2(float(dyadic(max(units)))))))
-    return [Fraction(max(1, round(Fraction(unit) * 2**c)), 2**c) for unit in units]
+def multiples(factors: list[float], limit: int) -> list[Fraction]:
+    """b / 2**c for factors that share c: b has at most 15 bits and c is at most `limit`."""
+    largest = max(factors)
+    c = max(1, min(limit, 14 - math.floor(math.log2(largest))))
+    c -= int(c > 1 and round(Fraction(largest) * 2**c) >= 2**15)
+    return [Fraction(max(1, round(Fraction(factor) * 2**c)), 2**c) for factor in factors]
 
 
-def _round(terms: Terms, scale: float, qmin: int, qmax: int) -> Integers:
+def _clamped(exact: NDArray[Any], low: int, high: int) -> Integers:
+    rounded = [min(max(round(value), low), high) for value in exact.reshape(-1)]  # Fractions round half to even
+    return np.array(rounded, np.int64).reshape(exact.shape)
+
+
+def _round(terms: Terms, grid: Grid) -> Integers:
+    """An accumulator, bounded, as steps of a grid."""
     if len(terms.parts) == 2:
         (a, (one,)), (b, (two,)) = terms.parts
-        left, right = _multiples([one / scale, two / scale])
+        assert dyadic(max(one, two) / grid.scale)
+        left, right = multiples([one / grid.scale, two / grid.scale], 15)
         exact = a.astype(object) * left + b.astype(object) * right
     else:
         integers, unit = terms.alone
-        factors = np.array([dyadic(u / scale) for u in unit], object)
-        exact = integers.astype(object) * factors.reshape([-1 if d == 1 else 1 for d in range(integers.ndim)])
-    low = 0 if terms.rectified else qmin
-    rounded = [min(max(round(value), low), qmax) for value in exact.reshape(-1)]  # Fractions round half to even
-    return np.array(rounded, np.int64).reshape(exact.shape)
+        factors = np.array([dyadic(u / grid.scale) for u in unit], object)
+        exact = integers.astype(object) * factors.reshape([-1 if d == terms.axis % integers.ndim else 1 for d in range(integers.ndim)])
+    return _clamped(exact, *map(grid.nearest, terms.bounds))
+
+
+def _join(joined: Joined, grid: Grid) -> Integers:
+    """Every part at the scale of the whole, its factor rounded to 15 bits."""
+    parts = []
+    for part in joined.parts:
+        integers, (unit,) = part.alone
+        (factor,) = multiples([unit / grid.scale], 16)
+        parts.append(_clamped(integers.astype(object) * factor, grid.qmin, grid.qmax))
+    return np.concatenate(parts, joined.axis)
 
 
 def _windows(x: Integers, kernel: Any, stride: Any, dilation: Any = (1, 1)) -> Integers:
@@ -78,9 +136,16 @@ def _windows(x: Integers, kernel: Any, stride: Any, dilation: Any = (1, 1)) -> I
     return seen[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
 
 
-def _padded(x: Integers, padding: Any, value: int = 0) -> Integers:
-    vertical, horizontal = padding[0], padding[-1]
-    return np.pad(x, [(0, 0), (0, 0), (vertical, vertical), (horizontal, horizontal)], constant_values=value)
+def _padded(x: Integers, rows: tuple[int, int], columns: tuple[int, int], **options: Any) -> Integers:
+    return np.pad(x, [(0, 0), (0, 0), rows, columns], **options)
+
+
+def _around(padding: Any, kernel: Any, dilation: Any) -> list[tuple[int, int]]:
+    """(before, after) along both axes; of an odd number of "same" pixels more go after."""
+    if padding == "same":
+        total = [dilation[d] * (kernel[d] - 1) for d in (0, 1)]
+        return [(t // 2, t - t // 2) for t in total]
+    return [(p, p) for p in ((0, 0) if padding == "valid" else (padding[0], padding[-1]))]
 
 
 class Exact:
@@ -88,49 +153,145 @@ class Exact:
 
     def __init__(self, program: Program, x: Tensor) -> None:
         self.tensors, self.x = program.tensors, x
-        self.values: dict[fx.Node, Terms] = {}
+        self.values: dict[fx.Node, Any] = {}
         self.edges: dict[str, Integers] = {}
         for node in program.graph.nodes:
-            if node.op == "call_function" and node.target not in (_fxp.fake_quantize_channels.default, _aten.sym_size.int):
-                self.values[node] = _RULES[node.target](self, node, arguments(node))
+            if node.op == "call_function" and node.target is not _fxp.fake_quantize_channels.default:
+                self.values[node] = self._value(node)
+
+    def _value(self, node: fx.Node) -> Any:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return node.target(*(self.values.get(arg, arg) for arg in node.args))  # type: ignore[operator]
+        named = arguments(node)
+        if node.target in _RULES:
+            return _RULES[node.target](self, node, named)
+        return self._function(node) if node.target in FUNCTIONS else self._move(node)
 
     def quantize(self, node: fx.Node, named: dict[str, Any]) -> Terms:
-        grid = named["scale"], named["qmin"], named["qmax"]
-        site = named["x"]
-        integers = _steps(self.x, *grid) if site.op == "placeholder" else _round(self.values[site], *grid)
+        grid, site = Grid(named["scale"], named["qmin"], named["qmax"]), named["x"]
+        value = self.x if site.op == "placeholder" else self.values[site]
+        if isinstance(value, Tensor):
+            integers = _steps(value.numpy(), grid.scale, grid.qmin, grid.qmax)
+        elif isinstance(value, Reals):
+            integers = _steps(value.values, grid.scale, grid.qmin, grid.qmax)
+        else:
+            integers = _join(value, grid) if isinstance(value, Joined) else _round(value, grid)
         self.edges[site.name] = integers
-        return _one(integers, named["scale"])
+        return Terms(((integers, (grid.scale,)),), grid)
 
-    def _weight(self, named: dict[str, Any]) -> tuple[Integers, Integers, tuple[float, ...]]:
+    def size(self, node: fx.Node, named: dict[str, Any]) -> int:
+        source = named["self"]
+        return int(self.x.shape[named["dim"]] if source.op == "placeholder" else self.values[source].alone[0].shape[named["dim"]])
+
+    def _reals(self, value: Any) -> Any:
+        """A value as float64; what is no value stays. Codes become reals by one float32 product, as in a simulation."""
+        if isinstance(value, fx.Node) and value.op == "get_attr":
+            return self.tensors[str(value.target)].detach().double().numpy()
+        value = self.values.get(value, value) if isinstance(value, fx.Node) else value
+        if isinstance(value, Terms):
+            integers, (unit,) = value.alone
+            return (integers.astype(np.float32) * np.float32(unit)).astype(np.float64)
+        if isinstance(value, float):
+            return float(np.float32(value))  # kernels take numbers in the type of their tensor
+        return value.values if isinstance(value, Reals) else value
+
+    def _function(self, node: fx.Node) -> Terms | Reals:
+        """A clamp of an accumulator is its bounds; every other function is one of real numbers."""
+        first = self.values.get(node.args[0])  # type: ignore[call-overload]
+        if isinstance(first, Terms) and first.grid is None:
+            low, high = (float(FUNCTIONS[node.target](np.float64(end), *node.args[1:])) for end in (float("-inf"), float("inf")))
+            return replace(first, bounds=(low, high))
+        return Reals(FUNCTIONS[node.target](*map(self._reals, node.args), **node.kwargs))
+
+    def _pair(self, node: fx.Node) -> tuple[Terms, Terms] | None:
+        """The operands of a node on two quantised values; None where it is a function of one."""
+        found = [self.values.get(arg) if isinstance(arg, fx.Node) else None for arg in node.args[:2]]
+        pair = [value for value in found if isinstance(value, Terms)]
+        return None if len(pair) < 2 or pair[0] is pair[1] else (pair[0], pair[1])
+
+    def add(self, node: fx.Node, named: dict[str, Any]) -> Terms | Reals:
+        pair = self._pair(node)
+        if pair is None:
+            return self._function(node)
+        (x, one), (y, two) = (terms.alone for terms in pair)
+        sign = (-1 if node.target is _aten.sub.Tensor else 1) * named["alpha"]
+        return Terms(((x, one), (sign * y, two)))
+
+    def multiply(self, node: fx.Node, named: dict[str, Any]) -> Terms | Reals:
+        pair = self._pair(node)
+        if pair is None:
+            return self._function(node)
+        (x, (one,)), (y, (two,)) = (terms.alone for terms in pair)
+        return _one(x * y, one * two)
+
+    def _weight(self, named: dict[str, Any], repeats: int = 1) -> tuple[Integers, Integers, Units]:
         """Integer weight, integer bias [channels] and the units of their products."""
         fake = arguments(named["weight"])
-        scales = self.tensors[fake["scale"].target]
-        weight = self.tensors[fake["x"].target]
-        spread = scales.float().numpy().reshape(-1, *[1] * (weight.dim() - 1))
+        scales, weight = self.tensors[fake["scale"].target], self.tensors[fake["x"].target]
+        spread = scales.float().numpy().reshape([-1 if d == fake["axis"] else 1 for d in range(weight.dim())])
         _, (unit,) = self.values[named["input"]].alone
-        units = tuple(unit * scale for scale in scales.tolist())
+        units = tuple(unit * scale for scale in scales.tolist()) * repeats
         bias = [0.0] * len(units) if named["bias"] is None else self.tensors[named["bias"].target].tolist()
         whole = np.array([round(Fraction(b) / Fraction(u)) for b, u in zip(bias, units, strict=True)], np.int64)
-        return _steps(weight, spread, fake["qmin"], fake["qmax"]), whole, units
+        return _steps(weight.detach().numpy(), spread, fake["qmin"], fake["qmax"]), whole, units
 
     def linear(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         weight, bias, units = self._weight(named)
         x, _ = self.values[named["input"]].alone
-        return _one(x @ weight.T + bias, *units)
+        return replace(_one(x @ weight.T + bias, *units), axis=-1)
 
     def conv2d(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         weight, bias, units = self._weight(named)
         x, _ = self.values[named["input"]].alone
-        seen = _windows(_padded(x, named["padding"]), weight.shape[2:], named["stride"], named["dilation"])
+        padded = _padded(x, *_around(named["padding"], weight.shape[2:], named["dilation"]))
+        seen = _windows(padded, weight.shape[2:], named["stride"], named["dilation"])
         inputs, outputs = np.split(seen, named["groups"], 1), np.split(weight, named["groups"], 0)
         sums = [np.einsum("ncyxhw,ochw->noyx", i, o) for i, o in zip(inputs, outputs, strict=True)]
         return _one(np.concatenate(sums, 1) + bias[:, None, None], *units)
 
-    def add(self, node: fx.Node, named: dict[str, Any]) -> Terms:
-        return Terms((*self.values[named["self"]].parts, *self.values[named["other"]].parts))
+    def conv_transpose2d(self, node: fx.Node, named: dict[str, Any]) -> Terms:
+        """Every input pixel adds the kernel times itself to the output, from y * stride - padding on."""
+        weight, bias, units = self._weight(named, named["groups"])
+        x, _ = self.values[named["input"]].alone
+        stride, padding, dilation, extra = (named[key] for key in ("stride", "padding", "dilation", "output_padding"))
+        size = [(x.shape[2 + d] - 1) * stride[d] + dilation[d] * (weight.shape[2 + d] - 1) + 1 + extra[d] for d in (0, 1)]
+        canvas = np.zeros([len(x), len(units), *size], np.int64)
+        for ky, kx in np.ndindex(*weight.shape[2:]):
+            pairs = zip(np.split(x, named["groups"], 1), np.split(weight[:, :, ky, kx], named["groups"], 0), strict=True)
+            added = np.concatenate([np.einsum("nchw,co->nohw", i, w) for i, w in pairs], 1)
+            top, left = ky * dilation[0], kx * dilation[1]
+            rows, columns = ((x.shape[2 + d] - 1) * stride[d] + 1 for d in (0, 1))
+            canvas[:, :, top : top + rows : stride[0], left : left + columns : stride[1]] += added
+        cut = canvas[:, :, padding[0] : size[0] - padding[0], padding[1] : size[1] - padding[1]]
+        return _one(cut + bias[:, None, None], *units)
 
-    def relu(self, node: fx.Node, named: dict[str, Any]) -> Terms:
-        return replace(self.values[named["self"]], rectified=True)
+    def nearest(self, node: fx.Node, named: dict[str, Any]) -> Terms:
+        terms = self.values[named["input"]]
+        x, _ = terms.alone
+        factors = [node.meta["val"].shape[d] // x.shape[d] for d in (2, 3)]
+        return terms.moved(x.repeat(factors[0], 2).repeat(factors[1], 3))
+
+    def bilinear(self, node: fx.Node, named: dict[str, Any]) -> Terms:
+        """Output i lies at (i + 1/2) / f - 1/2 between two inputs, or on the first or the last."""
+        x, (unit,) = self.values[named["input"]].alone
+        for axis in (2, 3):
+            count, f = x.shape[axis], node.meta["val"].shape[axis] // x.shape[axis]
+            whole = 2 * f if f % 2 == 0 else f  # the denominator of all weights
+            place = np.maximum((2 * np.arange(count * f) + 1 - f) * whole // (2 * f), 0)
+            first, share = place // whole, (place % whole).reshape([-1 if d == axis else 1 for d in range(4)])
+            x = x.take(first, axis) * (whole - share) + x.take(np.minimum(first + 1, count - 1), axis) * share
+            unit /= whole
+        return _one(x, unit)
+
+    def pad(self, node: fx.Node, named: dict[str, Any]) -> Terms:
+        terms = self.values[named["self"]]
+        left, right, top, bottom = (*named["pad"], 0, 0)[:4]
+        modes = {"constant": {"constant_values": terms.grid.nearest(named["value"] or 0.0)}, "reflect": {}, "replicate": {}}
+        mode = {"replicate": "edge"}.get(named["mode"], named["mode"])
+        return terms.moved(_padded(terms.alone[0], (top, bottom), (left, right), mode=mode, **modes[named["mode"]]))
+
+    def concat(self, node: fx.Node, named: dict[str, Any]) -> Joined:
+        return Joined(tuple(self.values[part] for part in named["tensors"]), named["dim"])
 
     def avg_pool2d(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         kernel = named["kernel_size"]
@@ -147,33 +308,42 @@ class Exact:
 
     def _average(self, named: dict[str, Any], kernel: Any, stride: Any, padding: Any, divisor: int | None) -> Terms:
         x, (unit,) = self.values[named["self"]].alone
-        sums = _windows(_padded(x, padding), kernel, stride).sum((4, 5))
+        sums = _windows(_padded(x, *_around(padding, kernel, (1, 1))), kernel, stride).sum((4, 5))
         return _one(sums, unit / (divisor or kernel[0] * kernel[1]))
 
     def max_pool2d(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         """Padded so far that no window of ceil mode ends outside; the padding is below every value."""
-        x, unit = self.values[named["self"]].alone
+        terms = self.values[named["self"]]
         kernel, stride = named["kernel_size"], named["stride"] or named["kernel_size"]
-        padded = _padded(x, named["padding"], -(10**6))
-        padded = np.pad(padded, [(0, 0), (0, 0), (0, stride[0]), (0, stride[1])], constant_values=-(10**6))
+        (top, bottom), (left, right) = _around(named["padding"], kernel, (1, 1))
+        padded = _padded(terms.alone[0], (top, bottom + stride[0]), (left, right + stride[1]), constant_values=-(10**6))
         rows, columns = node.meta["val"].shape[2:]
-        return _one(_windows(padded, kernel, stride, named["dilation"]).max((4, 5))[:, :, :rows, :columns], *unit)
+        return terms.moved(_windows(padded, kernel, stride, named["dilation"]).max((4, 5))[:, :, :rows, :columns])  # type: ignore[no-any-return]
 
-    def flatten(self, node: fx.Node, named: dict[str, Any]) -> Terms:
-        x, unit = self.values[named["self"]].alone
-        return _one(x.reshape(len(x), -1), *unit)
+    def _move(self, node: fx.Node) -> Any:
+        """The operator itself, on the integers; several results are a list."""
+        terms = self.values[node.args[0]]  # type: ignore[index]
+        rest = fx.node.map_arg(node.args[1:], self.values.__getitem__)
+        moved = node.target(torch.from_numpy(terms.alone[0].copy()), *rest, **node.kwargs)  # type: ignore[operator]
+        return terms.moved(moved.numpy()) if isinstance(moved, Tensor) else [terms.moved(part.numpy()) for part in moved]
 
 
-_RULES: dict[Any, Callable[[Exact, fx.Node, dict[str, Any]], Terms]] = {
+_RULES: dict[Any, Callable[[Exact, fx.Node, dict[str, Any]], Any]] = {
     _fxp.fake_quantize.default: Exact.quantize,
+    _aten.sym_size.int: Exact.size,
     _aten.linear.default: Exact.linear,
     _aten.conv2d.default: Exact.conv2d,
+    _aten.conv2d.padding: Exact.conv2d,
+    _aten.conv_transpose2d.input: Exact.conv_transpose2d,
     _aten.add.Tensor: Exact.add,
-    _aten.relu.default: Exact.relu,
+    _aten.sub.Tensor: Exact.add,
+    _aten.mul.Tensor: Exact.multiply,
     _aten.avg_pool2d.default: Exact.avg_pool2d,
     _aten.adaptive_avg_pool2d.default: Exact.adaptive,
     _aten.mean.dim: Exact.mean,
     _aten.max_pool2d.default: Exact.max_pool2d,
-    _aten.flatten.using_ints: Exact.flatten,
-    _aten.view.default: Exact.flatten,
+    _aten.upsample_nearest2d.vec: Exact.nearest,
+    _aten.upsample_bilinear2d.vec: Exact.bilinear,
+    _aten.pad.default: Exact.pad,
+    _aten.cat.default: Exact.concat,
 }

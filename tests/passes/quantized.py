@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
-from float_programs import captured, measured
+from exact import Exact
+from float_programs import BATCHES, Chain, captured, measured, sample
 from fxpress_ir import Program, verify
 from fxpress_ir.ops import arguments
-from fxpress_passes import Context, PlaceQuantizers, ToInteger
+from fxpress_passes import Context, FoldBatchNorm, FoldConstants, PlaceQuantizers, RemoveNoops, ToInteger
+from fxpress_passes.pipeline import Pipeline
+from networks import network
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 _fxp = torch.ops.fxp
-_MAKES_INTEGERS = (_fxp.quantize.default, _fxp.requantize.default, _fxp.add.default)
 
 
 class TwoPaths(nn.Module):
@@ -63,9 +68,12 @@ class Stages:
     integer: Program
 
 
-def quantized(program: Program, context: Context | None = None, weight_bits: int = 8) -> Stages:
-    """Place quantisers by evidence like `measured`, then make integers; both results verify."""
-    simulated = PlaceQuantizers(weight_bits).apply(program, context or measured(program))
+def quantized(program: Program, context: Context | None = None, **options: Any) -> Stages:
+    """Place quantisers by evidence like `measured`, then make integers; both results verify.
+
+    `options` are those of `PlaceQuantizers`.
+    """
+    simulated = PlaceQuantizers(**options).apply(program, context or measured(program))
     verify(simulated)
     integer = ToInteger().apply(simulated, Context())
     verify(integer)
@@ -91,6 +99,14 @@ def values(program: Program, *inputs: Tensor) -> dict[str, Tensor]:
     return record.values
 
 
+@lru_cache
+def network_stages(name: str) -> Stages:
+    """A network of `benchmarks/networks.py`, its norms folded, quantised on 4 batches of 8 images."""
+    program = captured(network(name), 1, 3, 32, 32)
+    folded = Pipeline([RemoveNoops(), FoldConstants(), FoldBatchNorm()]).run(program).program
+    return replace(quantized(folded, integer_only=True), float=program)
+
+
 @dataclass(frozen=True)
 class Edge:
     """A quantised value at both stages: float multiples of `scale`, and integers."""
@@ -109,10 +125,58 @@ class Edge:
 def edges(stages: Stages, *inputs: Tensor) -> list[Edge]:
     """Every quantised edge, in order; each fake quantiser has become one operator that makes integers."""
     before, after = values(stages.simulated, *inputs), values(stages.integer, *inputs)
-    fakes = [node for node in stages.simulated.graph.nodes if node.target is _fxp.fake_quantize.default]
-    made = [node for node in stages.integer.graph.nodes if node.target in _MAKES_INTEGERS]
     found = []
-    for fake, node in zip(fakes, made, strict=True):
+    for fake in stages.simulated.graph.find_nodes(op="call_function", target=_fxp.fake_quantize.default):
         named = arguments(fake)
-        found.append(Edge(named["x"].name, named["scale"], before[fake.name], after[node.name].reshape(before[fake.name].shape)))
+        integer = after[_made(named["x"], stages.integer).name]
+        found.append(Edge(named["x"].name, named["scale"], before[fake.name], integer.reshape(before[fake.name].shape)))
     return found
+
+
+def _made(site: fx.Node, integer: Program) -> fx.Node:
+    """The operator that makes the integers of a site: a border, or what is named after the site or what it bounds."""
+    by_name = {node.name: node for node in integer.graph.nodes}
+    for name in (site.name, *(used.name for used in site.all_input_nodes)):
+        if f"{name}_out" in by_name:
+            return by_name[f"{name}_out"]
+    (border,) = [node for node in by_name.values() if node.target is _fxp.quantize.default and str(node.args[0]) == site.name]
+    return border
+
+
+def wide(program: Program, batch: int) -> Tensor:
+    """Inputs of up to twice the calibrated range, so that values saturate."""
+    (x,) = sample(program, batch, seed=50)
+    return 2 * x
+
+
+def check_exact(stages: Stages) -> None:
+    """Every integer on every edge is that of rational arithmetic, and outputs are those integers times their scales."""
+    for batch in BATCHES:
+        x = wide(stages.float, batch)
+        exact = Exact(stages.simulated, x)
+        found = edges(stages, x)
+        assert [edge.site for edge in found] == list(exact.edges)
+        for edge in found:
+            assert np.array_equal(edge.integer.numpy(), exact.edges[edge.site]), f"{edge.site} at batch {batch}"
+            assert len(np.unique(edge.integer.numpy())) > 1
+        sites = {edge.site: edge for edge in found}
+        for node, before, after in zip(stages.simulated.outputs(), stages.simulated.run(x), stages.integer.run(x), strict=True):
+            site = sites.get(str(node.args[0]))
+            assert after.shape == before.shape
+            assert site is None or torch.equal(after, site.integer.float() * torch.tensor(site.scale, dtype=torch.float32))
+
+
+def exactly(body: nn.Module | Callable[[Tensor], Tensor], *shape: int, **options: Any) -> Stages:
+    """`body` quantised and held to rational arithmetic; [batch, 4, 6, 6] unless another shape is given."""
+    made = Chain(body) if isinstance(body, nn.Module) else body
+    stages = quantized(captured(made, *(shape or (1, 4, 6, 6))), **options)
+    assert stages.integer.stage == "integer"
+    check_exact(stages)
+    return stages
+
+
+def targets(program: Program) -> list[str]:
+    """Names of the operators between the borders, in order, sizes and slices that take all left out."""
+    program = RemoveNoops().apply(program, Context())
+    names = [str(node.target).split(".")[1] for node in program.graph.nodes if node.op == "call_function"]
+    return [name for name in names if name not in ("quantize", "dequantize", "sym_size")]

@@ -93,7 +93,7 @@ def test_a_pass_prints_only_the_options_that_differ_from_their_defaults() -> Non
 
 def test_options_are_listed_in_order_with_their_defaults() -> None:
     assert list(options_of(Tune).items()) == [("share", 0.5), ("mode", "fast"), ("sizes", (1, 2))]
-    assert options_of(FoldBatchNorm) == {}
+    assert options_of(FoldBatchNorm) == {"rewrite": True}
 
 
 def test_a_pass_is_a_value() -> None:

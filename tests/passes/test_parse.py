@@ -64,7 +64,7 @@ def test_white_space_means_nothing(space: str) -> None:
     text = "fold-batch-norm,quantize-dyadic{weight_bits=4,integer_only=true}"
     for mark in ",{}=":
         text = text.replace(mark, f"{space}{mark}{space}")
-    assert Pipeline.parse(f"{space}{text}{space}").passes == (FoldBatchNorm(), QuantizeDyadic(4, True))
+    assert Pipeline.parse(f"{space}{text}{space}").passes == (FoldBatchNorm(), QuantizeDyadic(weight_bits=4, integer_only=True))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,10 @@ def test_what_is_written_is_what_is_built(text: str, expected: tuple[Pass, ...])
         ("fold-batchnorm", "pipeline: unknown pass 'fold-batchnorm'; did you mean 'fold-batch-norm'?"),
         ("zzz", "pipeline: unknown pass 'zzz'; `fxpress passes` lists them"),
         ("quantize-dyadic{weigth_bits=8}", "quantize-dyadic: unknown option 'weigth_bits'; did you mean 'weight_bits'?"),
-        ("quantize-dyadic{zzz=8}", "quantize-dyadic: unknown option 'zzz'; it has weight_bits, integer_only"),
+        (
+            "quantize-dyadic{zzz=8}",
+            "quantize-dyadic: unknown option 'zzz'; it has weight_bits, edge_bits, ranges, border_ranges, percentile, integer_only",
+        ),
         ("remove-noops{hard=true}", "remove-noops: unknown option 'hard'; it has none"),
         ('quantize-dyadic{weight_bits="8"}', 'quantize-dyadic: weight_bits="8" is no int; e.g. weight_bits=8'),
         ("quantize-dyadic{weight_bits=8.0}", "quantize-dyadic: weight_bits=8.0 is no int; e.g. weight_bits=8"),

@@ -72,7 +72,7 @@ def result(batches: list[tuple[Tensor, ...]]) -> Result:
         ([QuantizeDyadic(), PlaceQuantizers()], "pipeline: place-quantizers comes after to-integer; put place-quantizers first"),
         ([FoldBatchNorm], "is not a Pass; pass instances, e.g. FoldBatchNorm()"),
         ("fold-batch-norm", "pipeline: 'f' is not a Pass; pass instances, e.g. FoldBatchNorm()"),
-        (FoldBatchNorm(), "pipeline: FoldBatchNorm() is not a list of passes; give a list, e.g. [FoldBatchNorm()]"),
+        (FoldBatchNorm(), "pipeline: FoldBatchNorm(rewrite=True) is not a list of passes; give a list, e.g. [FoldBatchNorm()]"),
     ],
 )
 def test_what_cannot_be_a_pipeline_is_an_error_at_once(passes: Any, message: str) -> None:

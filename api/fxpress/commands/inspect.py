@@ -12,13 +12,15 @@ from .terminal import Json, print_json
 
 
 def inspect(
-    what: Annotated[str, typer.Argument(help="A zoo name or an artifact's folder.")],
+    what: Annotated[
+        str, typer.Argument(help="A zoo name, a .pt2 file, package.module:factory (which imports code), or an artifact's folder.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Show a model's graph and cost, or an artifact's manifest and proofs."""
     from ..inspection import inspect_artifact, inspect_model
 
-    data, lines = inspect_artifact(Path(what)) if Path(what).exists() else inspect_model(what)
+    data, lines = inspect_artifact(Path(what)) if Path(what).is_dir() else inspect_model(what)
     if as_json:
         print_json(data)
     else:

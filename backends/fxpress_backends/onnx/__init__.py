@@ -1,4 +1,4 @@
-"""The ONNX room: floats by torch's exporter, integers in two dialects of standard operators that give the same bits."""
+"""The ONNX room: floats by torch's exporter, integers in two dialects of standard operators that give the same bits, QDQ for others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from ..contract import Refusal, Runner, Target
 
 _TARGETS = (
     Target("onnx:float", "the float program as torch exports it", ("float",), "float", features=("onnxruntime",)),
-    Target("onnx:int", "integer tensors only (F1), checked on the optimised graph", ("integer",), "u8+128", features=("onnxruntime",)),
     Target(
-        "onnx:qlinear", "QLinear operators with dyadic scales (F2): the bits of onnx:int, faster", ("integer",), "u8+128",
+        "onnx:qdq", "the simulated program with QuantizeLinear/DequantizeLinear, for interoperability: close, never the reference",
+        ("simulated",), "u8+128", features=("onnxruntime",),
+    ),
+    Target(
+        "onnx:int", "integer tensors only (F1) but for named islands, checked on the optimised graph", ("integer", "mixed"), "u8+128",
+        features=("onnxruntime",),
+    ),
+    Target(
+        "onnx:qlinear", "QLinear operators with dyadic scales (F2): the bits of onnx:int, faster", ("integer", "mixed"), "u8+128",
         features=("onnxruntime",),
     ),
 )  # fmt: skip

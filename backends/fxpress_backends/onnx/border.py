@@ -11,7 +11,7 @@ from fxpress_ir import InputSpec, Program
 from fxpress_ir.ops import arguments
 from torch import fx
 
-from .walk import DTYPES, STORAGE, Walk
+from .walk import ISLAND_DTYPES, STORAGE, Walk
 
 _SIGN = np.uint8(128)
 """u8 = s8 + 128 and back is the sign bit, flipped: casts between s8 and u8 keep the bits."""
@@ -19,7 +19,7 @@ _SIGN = np.uint8(128)
 
 def declared(spec: InputSpec) -> ir.Value:
     """The graph's input, in the program's name, type and shape."""
-    return ir.val(spec.name, DTYPES[spec.dtype], [size if isinstance(size, int) else str(size) for size in spec.shape])
+    return ir.val(spec.name, ISLAND_DTYPES[spec.dtype], [size if isinstance(size, int) else str(size) for size in spec.shape])
 
 
 def stored(walk: Walk, value: ir.Value) -> ir.Value:
@@ -31,7 +31,7 @@ def stored(walk: Walk, value: ir.Value) -> ir.Value:
 
 def released(walk: Walk, node: fx.Node, taken: Collection[ir.Value]) -> ir.Value:
     """An output in the program's type, named after its node; what is an input or in `taken` leaves as a copy."""
-    value, kind = walk.value(node), DTYPES[node.meta["val"].dtype]
+    value, kind = walk.value(node), ISLAND_DTYPES[node.meta["val"].dtype]
     if kind == ir.DataType.INT8:
         value = walk.op("Cast", walk.op("BitwiseXor", value, walk.constant(_SIGN)), to=kind)
     elif value in taken or value.producer() is None:

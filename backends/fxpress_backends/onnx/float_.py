@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from fxpress_ir import Dimension, Program
 from fxpress_ir.errors import BackendError
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import fx
 
 OPSET = 20
 """What torch 2.13's exporter translates to without a version conversion of its own."""
 
 
-def export(program: Program) -> ir.Model:
+def export(program: Program, translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None) -> ir.Model:
     """The program in ONNX; dynamic dimensions, inputs and outputs keep the program's names.
+
+    Args:
+        translations: ONNX functions of operators that torch has none for.
 
     Raises:
         BackendError: torch has no ONNX translation of an operator, or cannot export the program again.
@@ -30,11 +36,43 @@ def export(program: Program) -> ir.Model:
         return known.setdefault(size.name, torch.export.Dim(size.name, min=size.minimum, max=size.maximum))
 
     dynamic = tuple({d: dimension(size) for d, size in enumerate(spec.shape) if isinstance(size, Dimension)} for spec in program.inputs)
+    module = fx.GraphModule(dict(program.tensors), copy.deepcopy(program.graph))
+    names = [spec.name for spec in program.inputs]
+    model = translated(module, program.example(), dynamic, names, translations=translations)
+    _name(model, program)
+    return model
+
+
+def translated(
+    module: fx.GraphModule,
+    example: tuple[torch.Tensor, ...],
+    dynamic: tuple[Any, ...],
+    names: Sequence[str],
+    *,
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+    opset: int = OPSET,
+) -> ir.Model:
+    """A module of float operators in ONNX, without what its nodes remember of files and lines.
+
+    Args:
+        module: is changed.
+        dynamic: for each input the dimensions that torch.export keeps symbolic.
+        names: of the inputs.
+
+    Raises:
+        BackendError: torch has no ONNX translation of an operator, or cannot export the module.
+    """
+    _settle(module)
     with _quiet():
         try:
-            exported = torch.export.export(program.module, program.example(), dynamic_shapes=dynamic)
+            exported = torch.export.export(module, example, dynamic_shapes=dynamic)
             converted = torch.onnx.export(
-                exported, input_names=[spec.name for spec in program.inputs], opset_version=OPSET, dynamo=True, verbose=False
+                exported,
+                input_names=list(names),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+                custom_translation_table=None if translations is None else dict(translations),
             )
         except Exception as error:  # the exporter raises whatever its many layers raise
             reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
@@ -42,8 +80,23 @@ def export(program: Program) -> ir.Model:
     assert converted is not None
     model: ir.Model = converted.model
     ClearMetadataAndDocStringPass()(model)
-    _name(model, program)
     return model
+
+
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten.flatten.using_ints)
+
+
+def _settle(module: fx.GraphModule) -> None:
+    """Put a contiguous copy before each view.
+
+    The exporter's decompositions change strides (of attention's output, for one), so that a view which fits the captured
+    operators no longer fits theirs (Swin). In ONNX the copy is nothing.
+    """
+    for node in [node for node in module.graph.nodes if node.target in _VIEWS]:
+        with module.graph.inserting_before(node):
+            settled = module.graph.call_function(torch.ops.aten.clone.default, (node.args[0],), {"memory_format": torch.contiguous_format})
+        node.replace_input_with(node.args[0], settled)
+    module.recompile()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """F1: every value between the borders is an integer tensor; products by ConvInteger and MatMulInteger, rounding by shifts.
 
 ConvInteger makes the weights the left operand of the product, where only u8 x u8 has a fast kernel on x86: weights are
-stored as w + 128 with zero point 128. MatMulInteger's fast kernel is u8 x s8.
+stored as w + 128 with zero point 128 (4-bit ones as w + 8). MatMulInteger's fast kernel is u8 x s8.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from torch import fx
 
 from . import rounding
 from .border import dequantize, quantize
+from .movement import MOVEMENT_EMITTERS
+from .narrow import signed, unsigned
 from .rounding import Integers
 from .shapes import SHAPE_EMITTERS, reshape
+from .table import lut
 from .walk import STORAGE, Emit, Flavour, Walk, zero_point
 
 _fxp = torch.ops.fxp
@@ -28,15 +31,15 @@ _ZERO = np.zeros(1, np.int64)
 def _convolution(walk: Walk, node: fx.Node) -> ir.Value:
     """sum x * w; padding adds x's zero point."""
     named = arguments(node)
-    weight = walk.constant((walk.array(named["weight"]).astype(np.int16) + 128).astype(np.uint8), str(named["weight"].target))
+    weight, point = unsigned(walk, walk.array(named["weight"]), str(named["weight"].target))
     x = named["x"]
     attributes = {"strides": named["stride"], "pads": named["padding"], "dilations": named["dilation"], "group": named["groups"]}
-    return walk.op("ConvInteger", walk.value(x), weight, walk.point(x), walk.constant(np.uint8(128)), **attributes)
+    return walk.op("ConvInteger", walk.value(x), weight, walk.point(x), point, **attributes)
 
 
 def _product(walk: Walk, node: fx.Node) -> ir.Value:
     named = arguments(node)
-    weight = walk.constant(walk.array(named["weight"]).T, str(named["weight"].target))
+    weight = signed(walk, np.ascontiguousarray(walk.array(named["weight"]).T), str(named["weight"].target))
     return walk.op("MatMulInteger", walk.value(named["x"]), weight, walk.point(named["x"]))
 
 
@@ -54,12 +57,24 @@ def _window_sum(walk: Walk, node: fx.Node) -> ir.Value:
     return walk.op("ConvInteger", walk.value(x), ones, walk.point(x), strides=named["stride"], pads=named["padding"], group=channels)
 
 
+def _elementwise_product(walk: Walk, node: fx.Node) -> ir.Value:
+    named = arguments(node)
+    return walk.op("Mul", *(_centred(walk, named[operand]) for operand in ("x", "y")))
+
+
+def _centred(walk: Walk, node: fx.Node) -> ir.Value:
+    """The value itself as int32."""
+    value, zero = _widened(walk, node), zero_point(node)
+    return walk.op("Sub", value, walk.constant(np.int32(zero))) if zero else value
+
+
 _ACCUMULATORS: dict[Any, tuple[Emit, int]] = {
     _fxp.conv2d.default: (_convolution, 1),
     _fxp.linear.default: (_product, -1),
     _fxp.sum_pool2d.default: (_window_sum, 1),
+    _fxp.multiply.default: (_elementwise_product, 1),
 }
-"""The operators whose result is a 32-bit sum, without their bias, and the axis of their channels."""
+"""The operators whose result is a 32-bit sum or product, without their bias, and the axis of their channels."""
 
 
 def bias_of(walk: Walk, node: fx.Node) -> Integers:
@@ -111,13 +126,14 @@ def _widened(walk: Walk, node: fx.Node) -> ir.Value:
 
 
 def add(walk: Walk, node: fx.Node) -> ir.Value:
-    """x * bx + y * by, rounded once."""
+    """x * bx + y * by, rounded once; multipliers may be negative."""
     named = arguments(node)
     low = high = 0
     offset, terms = 0, []
     for operand, b in ((named["x"], named["bx"]), (named["y"], named["by"])):
         interval = walk.intervals[operand].hull()
-        low, high = low + int(interval.low) * b, high + int(interval.high) * b
+        ends = sorted((int(interval.low) * b, int(interval.high) * b))
+        low, high = low + ends[0], high + ends[1]
         offset -= zero_point(operand) * b
         terms.append(walk.op("Mul", _widened(walk, operand), walk.constant(np.int32(b))))
     kind, zero = STORAGE[named["dtype"]]
@@ -138,11 +154,14 @@ F1 = Flavour(
     "integer tensors only between the borders, checked on the graph that ONNX Runtime optimised",
     {
         **SHAPE_EMITTERS,
+        **MOVEMENT_EMITTERS,
         _fxp.quantize.default: quantize,
         _fxp.dequantize.default: dequantize,
         _fxp.conv2d.default: _with_bias,
         _fxp.linear.default: _with_bias,
         _fxp.sum_pool2d.default: _with_bias,
+        _fxp.multiply.default: _with_bias,
+        _fxp.lut.default: lut,
         _fxp.requantize.default: requantize,
         _fxp.add.default: add,
         _fxp.max_pool2d.default: max_pool2d,

@@ -9,51 +9,76 @@ import numpy as np
 import torch
 from fxpress_ir import Program
 from fxpress_ir.dyadic import SHIFT_LIMIT_8
-from fxpress_ir.ops import arguments, constant
+from fxpress_ir.ops import SIZE_OPERATORS, arguments, constant
 from torch import Tensor, fx
 
 from ..contract import Refusal
-from .shapes import computable
-from .walk import DTYPES, Flavour, zero_point
+from .islands import island_nodes, read_values
+from .shapes import computable, stretched
+from .walk import DTYPES, ISLAND_DTYPES, Flavour, zero_point
 
-_fxp = torch.ops.fxp
+_aten, _fxp = torch.ops.aten, torch.ops.fxp
 _INT32 = np.iinfo(np.int32)
 _INT16 = np.iinfo(np.int16)
 
 
 def refusals(program: Program, flavour: Flavour) -> tuple[Refusal, ...]:
-    """What `flavour` cannot take of an integer program; unknown operators and types first, alone."""
-    unknown = (*_operators(program, flavour), *_types(program))
+    """What `flavour` cannot take of an integer or mixed program; unknown operators and types first, alone."""
+    unknown = (*_operators(program, flavour), *_types(program), *_islands(program))
     return unknown or (*_sizes(program), *_shifts(program), *_ranges(program), *_windows(program), *_accumulators(program))
 
 
+def _emitted(program: Program) -> list[fx.Node]:
+    """The tensors that the walk computes: no sizes, no islands."""
+    islands = island_nodes(program)
+    calls = (node for node in program.graph.nodes if node.op == "call_function" and node not in islands)
+    return [node for node in calls if isinstance(node.meta["val"], Tensor)]
+
+
 def _operators(program: Program, flavour: Flavour) -> Iterator[Refusal]:
-    for node in program.graph.nodes:
-        if node.op == "call_function" and isinstance(node.meta["val"], Tensor) and node.target not in flavour.emitters:
+    for node in _emitted(program):
+        if node.target not in flavour.emitters:
             yield Refusal(node.name, f"{node.target} has no emitter in {flavour.name}", "keep it out of the integer program")
 
 
 def _types(program: Program) -> Iterator[Refusal]:
-    for node in program.graph.nodes:
-        if node.op in ("placeholder", "call_function") and isinstance(node.meta["val"], Tensor) and node.meta["val"].dtype not in DTYPES:
+    islands = island_nodes(program)
+    returned = [node for node in program.outputs() if node in islands]
+    for node in (*program.placeholders(), *_emitted(program), *returned):
+        free = node in islands or (node.op == "placeholder" and node.users and all(user in islands for user in node.users))
+        if node.meta["val"].dtype not in (ISLAND_DTYPES if free else DTYPES):
             yield Refusal(node.name, f"{node.meta['val'].dtype} has no storage type", f"use {', '.join(map(str, DTYPES))}")
     for node in program.outputs():
         if node.op == "get_attr":
             yield Refusal(node.name, "the program returns a constant", "return computed values only")
 
 
+def _islands(program: Program) -> Iterator[Refusal]:
+    """s8 is stored as u8 with 128 added, which an operator in an island does not know."""
+    islands = island_nodes(program)
+    for node in read_values(program):
+        value = node.meta["val"]
+        if value.dtype == torch.int8 and any(user in islands and user.target not in SIZE_OPERATORS for user in node.users):
+            yield Refusal(node.name, "a float island reads it as s8", "dequantise it first")
+
+
 def _sizes(program: Program) -> Iterator[Refusal]:
     """Two and more symbolic sizes are computed from the inputs' dimensions; channels that are summed are a number."""
     symbols = frozenset(program.symbols())
-    for node in program.graph.nodes:
-        if node.op != "call_function" or not isinstance(node.meta["val"], Tensor):
-            continue
+    for node in _emitted(program):
         symbolic: list[Any] = [s for s in node.meta["val"].shape if not isinstance(s, int)]
-        unknown = [s for s in symbolic if len(symbolic) > 1 and not computable(s.node.expr, symbols)]
+        computed = symbolic if len(symbolic) > 1 else []
+        if node.target is _aten.expand.default:
+            computed = [*computed, *(s for s in stretched(node) if not isinstance(s, int))]
+        unknown = [s for s in computed if not computable(s.node.expr, symbols)]
         if unknown:
             yield Refusal(node.name, f"size {unknown[0]} is not computed from the inputs' sizes", "mark the dimension static")
         elif node.target is _fxp.sum_pool2d.default and not isinstance(node.meta["val"].shape[1], int):
             yield Refusal(node.name, "the number of channels is symbolic", "mark the dimension static")
+        elif node.target is _fxp.insert_zeros.default and not all(isinstance(s, int) for s in node.meta["val"].shape[2:]):
+            yield Refusal(node.name, "the height or width is symbolic", "mark the dimension static")
+        elif node.target is _aten.slice.Tensor and any(isinstance(arguments(node)[bound], fx.Node) for bound in ("start", "end", "step")):
+            yield Refusal(node.name, "a bound of the slice is symbolic", "slice between numbers")
 
 
 def _shifts(program: Program) -> Iterator[Refusal]:
@@ -74,12 +99,16 @@ def _ranges(program: Program) -> Iterator[Refusal]:
 
 
 def _windows(program: Program) -> Iterator[Refusal]:
-    """ONNX Runtime refuses such a MaxPool, and fuses a Pad in front of one into it."""
+    """ONNX Runtime refuses such a MaxPool, and fuses a Pad with the lowest value in front of one into it."""
     for node in program.graph.nodes:
         if node.target is _fxp.max_pool2d.default:
             named = arguments(node)
-            if any(pad >= named["kernel"][side % 2] for side, pad in enumerate(named["padding"])):
-                yield Refusal(node.name, f"padding {list(named['padding'])} is not smaller than the window", "pad less")
+            padding, x = list(named["padding"]), named["x"]
+            while x.target is _fxp.pad2d.default and arguments(x)["value"] + zero_point(x) == 0:
+                padding = [own + more for own, more in zip(padding, arguments(x)["padding"], strict=True)]
+                x = arguments(x)["x"]
+            if any(pad >= named["kernel"][side % 2] for side, pad in enumerate(padding)):
+                yield Refusal(node.name, f"padding {padding} is not smaller than the window", "pad less")
 
 
 def _accumulators(program: Program) -> Iterator[Refusal]:

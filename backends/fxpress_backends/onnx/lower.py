@@ -1,4 +1,4 @@
-"""integer Program ==> model.onnx: one walk over the graph, one table of emitters a flavour."""
+"""Program ==> model.onnx: for integers one walk over the graph, one table of emitters a flavour."""
 
 from __future__ import annotations
 
@@ -17,35 +17,53 @@ from ..contract import Target
 from .border import border_scales, declared, released, stored
 from .float_ import export
 from .integer import F1
+from .islands import connect, export_islands, island_nodes, settle
 from .legalize import refusals
+from .narrow import TWO_BITS
 from .qlinear import F2
 from .scan import scan
 from .walk import Flavour, Walk
 
 FILE = "model.onnx"
 FLAVOURS = {"onnx:int": F1, "onnx:qlinear": F2}
-OPSET = 21
+OPSET, IR_VERSION = 21, 10
+OPSET_OF_2_BITS, IR_VERSION_OF_2_BITS = 25, 13
+"""The first that have INT2; ONNX Runtime makes the same of both opsets, but only a recent one knows the second."""
 INLINE_LIMIT = (1 << 31) - (1 << 24)
 """Protocol buffers end at 2 GiB; larger weights go to a file beside the model."""
 
 
 def emit(program: Program, flavour: Flavour) -> ir.Model:
-    """The program in standard operators; the same program gives the same model."""
-    walk = Walk(program)
+    """An integer or mixed program in standard operators; the same program gives the same model.
+
+    Raises:
+        BackendError: its float islands cannot be exported.
+    """
+    walk, inside = Walk(program), island_nodes(program)
+    islands = export_islands(program, OPSET) if inside else None
+    if islands is not None:
+        settle(walk, islands)
     inputs = [declared(spec) for spec in program.inputs]
     for value, node in zip(inputs, program.placeholders(), strict=True):
         walk.enter(node)
         walk.values[node] = stored(walk, value)
     for node in program.graph.nodes:
-        if node.op == "call_function" and isinstance(node.meta["val"], Tensor) and not flavour.absorbs(node, program):
+        emitted = node.op == "call_function" and isinstance(node.meta["val"], Tensor) and node not in inside
+        if emitted and not flavour.absorbs(node, program):
             walk.enter(node)
             walk.values[node] = flavour.emitters[node.target](walk, node)
+    if islands is not None:
+        connect(walk, islands)
     outputs: list[ir.Value] = []
     for node in program.outputs():
         walk.enter(node)
         outputs.append(released(walk, node, outputs))
-    graph = ir.Graph(inputs, outputs, nodes=walk.nodes, initializers=walk.initializers, opset_imports={"": OPSET}, name="fxpress")
-    return ir.Model(graph, ir_version=10, doc_string=f"{flavour.name}: {flavour.summary}")
+    two_bits = any(value.const_value is not None and value.const_value.dtype in TWO_BITS for value in walk.initializers)
+    opset, ir_version = (OPSET_OF_2_BITS, IR_VERSION_OF_2_BITS) if two_bits else (OPSET, IR_VERSION)
+    graph = ir.Graph(inputs, outputs, nodes=walk.nodes, initializers=walk.initializers, opset_imports={"": opset}, name="fxpress")
+    if islands is not None:
+        graph.sort()  # a ring would need an island that reads a size off what follows it; inputs, in order, come first
+    return ir.Model(graph, ir_version=ir_version, doc_string=f"{flavour.name}: {flavour.summary}")
 
 
 def lower(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
@@ -55,7 +73,11 @@ def lower(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
         BackendError: the program is refused, or the scan found a float or a division.
     """
     flavour = FLAVOURS.get(target.name)
-    if flavour is None:
+    if target.name == "onnx:qdq":
+        from .qdq import export_simulated
+
+        model = export_simulated(program)
+    elif flavour is None:
         model = export(program)
     elif refused := refusals(program, flavour):
         raise BackendError(refused[0].reason, where=f"{target.name}, {refused[0].node}", way_on=refused[0].way_on)
@@ -70,7 +92,7 @@ def lower(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
     if flavour is not F1:
         return details
     try:
-        return {**details, "scan": scan(folder / FILE)}
+        return {**details, "scan": scan(folder / FILE, program.islands)}
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)

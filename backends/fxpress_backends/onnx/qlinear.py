@@ -2,8 +2,10 @@
 
 Proof. Let Q <= 255 bound the result. Where |acc * b| <= 2**24, float32 holds acc and the product exactly and the kernel
 rounds half to even. Elsewhere |acc * b / 2**c| > 2**24 / 2**16 > Q, and float32 conversion and multiplication are monotone,
-so the value lies beyond the clamp on the same side. An add of two tensors is exact in float32 because b < 2**15 and
-operands have 8 bits; a fused kernel that leaves 2**24 has saturated by then. 16-bit results take the nodes of F1.
+so the value lies beyond the clamp on the same side. A product of two tensors is rescaled the same: x and y * b / 2**c are
+exact (8 and 23 bits), their float32 product is x * y * b / 2**c rounded once, and the proof reads x * y for acc. An add of
+two tensors is exact in float32 because b < 2**15 and operands have 8 bits; a fused kernel that leaves 2**24 has saturated
+by then. 16-bit results take the nodes of F1.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from torch import fx
 from . import integer
 from .border import clipped
 from .integer import F1, absorbed, bias_of
+from .narrow import signed
 from .shapes import reshape
-from .walk import STORAGE, Flavour, Walk, zero_point
+from .walk import STORAGE, Emit, Flavour, Walk, zero_point
 
 _fxp = torch.ops.fxp
 
@@ -47,7 +50,7 @@ def _convolution(walk: Walk, node: fx.Node, value: ir.Value, weight: ir.Value, *
 
 def _conv2d(walk: Walk, node: fx.Node) -> ir.Value:
     conv = arguments(arguments(node)["x"])
-    weight = walk.constant(walk.array(conv["weight"]), str(conv["weight"].target))
+    weight = signed(walk, walk.array(conv["weight"]), str(conv["weight"].target))
     attributes = {"strides": conv["stride"], "pads": conv["padding"], "dilations": conv["dilation"], "group": conv["groups"]}
     return _convolution(walk, node, walk.value(conv["x"]), weight, **attributes)
 
@@ -58,7 +61,7 @@ def _linear(walk: Walk, node: fx.Node) -> ir.Value:
     weight = walk.array(linear["weight"])
     rows = walk.op("Reshape", walk.value(linear["x"]), walk.constant(np.array([1, -1, 1, weight.shape[1]], np.int64)))
     image = walk.op("Transpose", rows, perm=[0, 3, 1, 2])
-    result = _convolution(walk, node, image, walk.constant(weight[:, :, None, None], str(linear["weight"].target)))
+    result = _convolution(walk, node, image, signed(walk, weight[:, :, None, None], str(linear["weight"].target)))
     return reshape(walk, walk.op("Transpose", result, perm=[0, 2, 3, 1]), walk.shape(node))
 
 
@@ -67,9 +70,6 @@ def _sum_pool2d(walk: Walk, node: fx.Node) -> ir.Value:
     channels = walk.shape(node)[1]
     ones = walk.constant(np.ones((channels, 1, *pool["kernel"]), np.int8))
     return _convolution(walk, node, walk.value(pool["x"]), ones, strides=pool["stride"], pads=pool["padding"], group=channels)
-
-
-_FUSED = {_fxp.conv2d.default: _conv2d, _fxp.linear.default: _linear, _fxp.sum_pool2d.default: _sum_pool2d}
 
 
 def _rescaled(walk: Walk, operand: fx.Node, b: Any, c: int, axis: int = 0) -> ir.Value:
@@ -85,10 +85,26 @@ def _rounded(walk: Walk, node: fx.Node, value: ir.Value, c: int) -> ir.Value:
     return walk.op("QuantizeLinear", value, walk.constant(np.float32(1)), walk.point(node), facts={"shift": c})
 
 
+def _multiply(walk: Walk, node: fx.Node) -> ir.Value:
+    named = arguments(node)
+    product = arguments(named["x"])
+    factors = _rescaled(walk, product["x"], 1, 0), _rescaled(walk, product["y"], walk.array(named["b"]), named["c"])
+    return _rounded(walk, node, walk.op("Mul", *factors), named["c"])
+
+
+_FUSED: dict[Any, Emit] = {
+    _fxp.conv2d.default: _conv2d,
+    _fxp.linear.default: _linear,
+    _fxp.sum_pool2d.default: _sum_pool2d,
+    _fxp.multiply.default: _multiply,
+}
+
+
 def requantize(walk: Walk, node: fx.Node) -> ir.Value:
     named = arguments(node)
     x = named["x"]
-    if STORAGE[named["dtype"]][0] != ir.DataType.UINT8:
+    per_channel = walk.array(named["b"]).size > 1
+    if STORAGE[named["dtype"]][0] != ir.DataType.UINT8 or (x.target is _fxp.multiply.default and per_channel):
         return integer.requantize(walk, node)
     if absorbed(x, walk.program):
         result = _FUSED[x.target](walk, node)
@@ -101,11 +117,14 @@ def requantize(walk: Walk, node: fx.Node) -> ir.Value:
 
 
 def add(walk: Walk, node: fx.Node) -> ir.Value:
+    """Add, or Sub of the operand whose multiplier is negative: a scale is positive."""
     named = arguments(node)
-    if STORAGE[named["dtype"]][0] != ir.DataType.UINT8:
+    operands = sorted(((named["x"], named["bx"]), (named["y"], named["by"])), key=lambda operand: operand[1] < 0)
+    if STORAGE[named["dtype"]][0] != ir.DataType.UINT8 or operands[0][1] < 0:
         return integer.add(walk, node)
-    terms = (_rescaled(walk, named[operand], named[b], named["c"]) for operand, b in (("x", "bx"), ("y", "by")))
-    return clipped(walk, _rounded(walk, node, walk.op("Add", *terms), named["c"]), node, named["qmin"], named["qmax"])
+    terms = (_rescaled(walk, operand, abs(b), named["c"]) for operand, b in operands)
+    total = walk.op("Add" if operands[1][1] > 0 else "Sub", *terms)
+    return clipped(walk, _rounded(walk, node, total, named["c"]), node, named["qmin"], named["qmax"])
 
 
 F2 = Flavour(

@@ -16,7 +16,8 @@ from fxpress_ir.errors import BackendError
 from numpy.typing import NDArray
 
 from ..contract import Arrays
-from .lower import FILE, FLAVOURS, OPSET
+from .lower import FILE, OPSET
+from .scan import UNFUSED
 
 _OPTIONS = ("providers", "threads")
 PRECISE = {"session.x64quantprecision": "1"}
@@ -48,7 +49,7 @@ def load(folder: Path, target: str, options: Mapping[str, Any]) -> Session:
     """Open ``model.onnx`` in `folder`.
 
     Args:
-        target: the target it was lowered for; integer targets run the self-test of this process first.
+        target: the target it was lowered for; where integer kernels run, the self-test of this process comes first.
         options: ``threads`` (of one operator) and ``providers`` (ONNX Runtime's; default the CPU).
 
     Raises:
@@ -57,7 +58,7 @@ def load(folder: Path, target: str, options: Mapping[str, Any]) -> Session:
     unknown = sorted(options.keys() - set(_OPTIONS))
     if unknown:
         raise BackendError(f"unknown option {unknown[0]!r}", where="onnx", way_on=f"one of {', '.join(_OPTIONS)}")
-    entries = exact_entries() if target in FLAVOURS else {}
+    entries = {} if target == "onnx:float" else {**exact_entries(), **(UNFUSED if target == "onnx:int" else {})}
     providers = list(options.get("providers") or ["CPUExecutionProvider"])
     _check_available(providers)
     try:

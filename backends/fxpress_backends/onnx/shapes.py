@@ -1,7 +1,8 @@
-"""symbolic size ==> int64 nodes over Shape; flatten, view, squeeze ... ==> one Reshape; permute, transpose ==> one Transpose."""
+"""symbolic size ==> int64 nodes over Shape; each shape operator ==> one Reshape, Transpose, Slice or Expand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import fx
 from .walk import Emit, Walk
 
 _aten = torch.ops.aten
-
+_BEYOND = np.iinfo(np.int64).max
 
 _ARITHMETIC = {"Add": "Add", "Mul": "Mul", "FloorDiv": "Div"}
 """sympy's name ==> ONNX's. Sizes are not negative; "no division" is about values, not about shapes."""
@@ -47,12 +48,26 @@ def _emitted(walk: Walk, expression: Any) -> ir.Value:
     return first
 
 
+def shape(walk: Walk, sizes: Sequence[Any]) -> ir.Value:
+    """`sizes` (ints and SymInts) as an int64 tensor."""
+    if all(isinstance(s, int) for s in sizes):
+        return walk.constant(np.array(sizes, np.int64))
+    parts = [walk.constant(np.array([s], np.int64)) if isinstance(s, int) else size(walk, s.node.expr) for s in sizes]
+    return walk.op("Concat", *parts, axis=0)
+
+
 def reshape(walk: Walk, value: ir.Value, sizes: Any) -> ir.Value:
     """`value` in the shape `sizes` (ints and SymInts); one symbolic size is left to Reshape, more are computed."""
     if sum(not isinstance(s, int) for s in sizes) <= 1:
         return walk.op("Reshape", value, walk.constant(np.array([s if isinstance(s, int) else -1 for s in sizes], np.int64)))
-    parts = [walk.constant(np.array([s], np.int64)) if isinstance(s, int) else size(walk, s.node.expr) for s in sizes]
-    return walk.op("Reshape", value, walk.op("Concat", *parts, axis=0))
+    return walk.op("Reshape", value, shape(walk, sizes))
+
+
+def stretched(node: fx.Node) -> list[Any]:
+    """The target shape of an ``expand`` as ONNX has it: 1 where a dimension keeps its size."""
+    before, after = (node.args[0].meta["val"].shape, node.meta["val"].shape)  # type: ignore[union-attr]
+    padded = [1] * (len(after) - len(before)) + list(before)
+    return [1 if str(old) == str(new) else new for old, new in zip(padded, after, strict=True)]
 
 
 def _reshaped(walk: Walk, node: fx.Node) -> ir.Value:
@@ -78,6 +93,21 @@ def _transpose(walk: Walk, node: fx.Node) -> ir.Value:
     return walk.op("Transpose", walk.value(named["self"]), perm=order)
 
 
+def _slice(walk: Walk, node: fx.Node) -> ir.Value:
+    """Both count negative ends from the back and cut what lies beyond."""
+    named = arguments(node)
+    start, end = named["start"] or 0, _BEYOND if named["end"] is None else named["end"]
+    bounds = (np.array([value], np.int64) for value in (start, end, named["dim"] % len(walk.shape(node)), named["step"]))
+    return walk.op("Slice", walk.value(named["self"]), *map(walk.constant, bounds))
+
+
+def _expand(walk: Walk, node: fx.Node) -> ir.Value:
+    sizes, value = stretched(node), walk.value(node.args[0])  # type: ignore[arg-type]
+    if all(isinstance(s, int) and s == 1 for s in sizes):
+        return reshape(walk, value, walk.shape(node))
+    return walk.op("Expand", value, shape(walk, sizes))
+
+
 SHAPE_EMITTERS: dict[Any, Emit] = {
     _aten.flatten.using_ints: _reshaped,
     _aten.view.default: _reshaped,
@@ -87,6 +117,8 @@ SHAPE_EMITTERS: dict[Any, Emit] = {
     _aten.squeeze.dims: _reshaped,
     _aten.permute.default: _permute,
     _aten.transpose.int: _transpose,
+    _aten.slice.Tensor: _slice,
+    _aten.expand.default: _expand,
     _aten.contiguous.default: _unchanged,
     _aten.clone.default: _unchanged,
 }

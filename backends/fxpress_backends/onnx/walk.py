@@ -24,6 +24,15 @@ DTYPES = {
 }
 """The element types that may cross the border of an integer program."""
 
+ISLAND_DTYPES = {
+    **DTYPES,
+    torch.float64: ir.DataType.DOUBLE,
+    torch.float16: ir.DataType.FLOAT16,
+    torch.int64: ir.DataType.INT64,
+    torch.bool: ir.DataType.BOOL,
+}
+"""Those that inputs of float islands, and outputs that islands compute, may have."""
+
 STORAGE = {torch.int8: (ir.DataType.UINT8, 128), torch.uint8: (ir.DataType.UINT8, 0), torch.int32: (ir.DataType.INT32, 0)}
 """How a value is held inside the graph: the element type and its zero point. s8 is u8 with 128 added (fast kernels on x86)."""
 
@@ -63,7 +72,7 @@ class Walk:
     def constant(self, array: Any, name: str = "") -> ir.Value:
         """An initialiser; equal arrays are stored once."""
         array = np.asarray(array, order="C")
-        key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
+        key = (array.dtype.name, array.shape, hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest())
         if key not in self._constants:
             self._constants[key] = self.own_constant(array, name or f"{self._scope}/constant")
         return self._constants[key]
@@ -75,7 +84,7 @@ class Walk:
         self.initializers.append(value)
         return value
 
-    def op(self, op_type: str, *inputs: ir.Value, facts: Mapping[str, object] | None = None, **attributes: Any) -> ir.Value:
+    def op(self, op_type: str, *inputs: ir.Value | None, facts: Mapping[str, object] | None = None, **attributes: Any) -> ir.Value:
         """Append a standard ONNX node with one output; `facts` become its metadata."""
         name = self.unique(f"{self._scope}/{op_type}")
         output = ir.val(name)

@@ -130,6 +130,37 @@ def _squeeze(self: Array, dim: int | Sequence[int]) -> Array:
     return self.reshape([size for d, size in enumerate(self.shape) if d not in named or size != 1])
 
 
+def multiply(x: Array, y: Array) -> Array:
+    """x * y in int32, either operand broadcast."""
+    return _accumulator(x.astype(np.int64) * y.astype(np.int64))
+
+
+def lut(x: Array, table: Array, axis: int) -> Array:
+    """table[channel, code], the code of an s8 value counted from -128."""
+    codes = x.astype(np.int64) + (128 if x.dtype == np.int8 else 0)
+    channels = np.arange(table.shape[0]).reshape([-1 if d == axis % x.ndim else 1 for d in range(x.ndim)])
+    found: Array = table[channels if table.shape[0] > 1 else 0, codes]
+    return found
+
+
+def insert_zeros(x: Array, stride: Sequence[int]) -> Array:
+    """Each pixel followed by stride - 1 zeros, below and to the right."""
+    spread = np.zeros((*x.shape[:2], x.shape[2] * stride[0], x.shape[3] * stride[1]), x.dtype)
+    spread[:, :, :: stride[0], :: stride[1]] = x
+    return spread
+
+
+def _slice(self: Array, dim: int, start: int | None, end: int | None, step: int) -> Array:
+    index = [slice(None)] * self.ndim
+    index[dim] = slice(start, end, step)
+    return self[tuple(index)]
+
+
+def _expand(self: Array, size: Sequence[int], implicit: bool) -> Array:
+    shape = [old if new == -1 else new for old, new in zip((1,) * (len(size) - self.ndim) + self.shape, size, strict=True)]
+    return np.broadcast_to(self, shape)
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "fxp.quantize": quantize,
     "fxp.dequantize": dequantize,
@@ -139,6 +170,12 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "fxp.add": add,
     "fxp.max_pool2d": max_pool2d,
     "fxp.sum_pool2d": sum_pool2d,
+    "fxp.multiply": multiply,
+    "fxp.lut": lut,
+    "fxp.concat": lambda xs, axis: np.concatenate(xs, axis),
+    "fxp.pad2d": lambda x, padding, value: _padded(x, padding, value),
+    "fxp.select2d": lambda x, rows, columns: x[:, :, rows][:, :, :, columns],
+    "fxp.insert_zeros": insert_zeros,
     "aten.flatten": _flatten,
     "aten.view": lambda self, size: self.reshape(size),
     "aten.reshape": lambda self, shape: self.reshape(shape),
@@ -146,6 +183,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "aten.transpose": lambda self, dim0, dim1: self.swapaxes(dim0, dim1),
     "aten.unsqueeze": lambda self, dim: np.expand_dims(self, dim),
     "aten.squeeze": _squeeze,
+    "aten.slice": _slice,
+    "aten.expand": _expand,
     "aten.contiguous": lambda self, memory_format: np.ascontiguousarray(self),
     "aten.clone": lambda self, memory_format: self.copy(),
     "aten.sym_size": lambda self, dim: self.shape[dim],

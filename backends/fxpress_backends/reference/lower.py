@@ -9,7 +9,7 @@ from typing import Any
 
 from fxpress_ir import Program
 from fxpress_ir.portable import graph_data, tensor_data
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from .run import GRAPH, TENSORS
 
@@ -18,5 +18,5 @@ def write(program: Program, folder: Path) -> dict[str, Any]:
     """Write the payload; returns how often each operator occurs."""
     graph = graph_data(program)
     (folder / GRAPH).write_text(json.dumps(graph, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / TENSORS).write_bytes(save(tensor_data(program)))
+    save_file(tensor_data(program), folder / TENSORS)
     return {"operators": dict(Counter(node["operator"] for node in graph["nodes"]))}

@@ -14,6 +14,7 @@ from typing import Any
 from fxpress_backends.contract import Target
 
 VNNI = "avx512-vnni"
+VBMI = "avx512-vbmi"
 _BASELINE = "x86-64"
 LEVELS = {
     # x86-64 psABI, table 3.1, in the names of Linux
@@ -21,8 +22,11 @@ LEVELS = {
     "x86-64-v3": "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave",
     "x86-64-v4": "avx512bw avx512cd avx512dq avx512f avx512vl",
     VNNI: "avx512_vnni",
+    VBMI: "avx512vbmi",
 }
 """What each level adds to the one before it."""
+_ATTRIBUTES = {VNNI: "+avx512vnni", VBMI: "+avx512vbmi"}
+"""LLVM's names for what is no part of a numbered level."""
 
 
 def features_of(machine: str, flags: frozenset[str]) -> tuple[str, ...]:
@@ -63,4 +67,5 @@ def llvm_target(target: Target) -> dict[str, Any]:
     levels = [feature for feature in target.features if feature.startswith(_BASELINE)]
     if not levels:
         return {"kind": "llvm"}
-    return {"kind": "llvm", "mcpu": levels[-1], **({"mattr": ["+avx512vnni"]} if VNNI in target.features else {})}
+    attributes = [flag for feature, flag in _ATTRIBUTES.items() if feature in target.features]
+    return {"kind": "llvm", "mcpu": levels[-1], **({"mattr": attributes} if attributes else {})}

@@ -12,15 +12,17 @@ from torch import Tensor, fx
 
 from fxpress_backends.contract import Refusal, Target
 
-from .draft import SHIFTED, lead_of
+from .draft import SHIFTED
+from .nodes import is_identity, lead_of
 from .pack import folded_bias
 from .rules import RULES
 
 Found = Iterator[tuple[fx.Node, str, str]]
 
-_fxp = torch.ops.fxp
+_aten, _fxp = torch.ops.aten, torch.ops.fxp
 _TYPES = (torch.int8, torch.uint8, torch.int32, torch.float32)
 _ACCUMULATING = (_fxp.conv2d.default, _fxp.linear.default)
+_PARAMETERS = {_fxp.requantize.default: "b", _fxp.lut.default: "table"}
 _WINDOWED = (_fxp.conv2d.default, _fxp.max_pool2d.default, _fxp.sum_pool2d.default)
 
 
@@ -35,10 +37,11 @@ def known_operators(program: Program, target: Target) -> Found:
 def constants_in_place(program: Program, target: Target) -> Found:
     """Tensors of the program stand only where kernels expect constants, and every output is computed."""
     for node in _calls(program):
-        for name, value in arguments(node).items():
-            if isinstance(value, fx.Node) and (value.op == "get_attr") != (name in ("weight", "bias", "b")):
-                kind = "a constant" if value.op == "get_attr" else "computed"
-                yield node, f"its {name} is {kind}", "lower it to another target"
+        for name, argument in arguments(node).items():
+            for value in argument if isinstance(argument, (list, tuple)) else [argument]:
+                if isinstance(value, fx.Node) and (value.op == "get_attr") != (name in ("weight", "bias", "b", "table")):
+                    kind = "a constant" if value.op == "get_attr" else "computed"
+                    yield node, f"its {name} is {kind}", "lower it to another target"
     for node in program.outputs():
         if node.op == "get_attr" or not isinstance(node.meta["val"], Tensor):
             yield node, "an output that is not a computed tensor", "return a value that depends on the inputs"
@@ -69,17 +72,30 @@ def paddings_add(program: Program, target: Target) -> Found:
             yield node, f"padding {list(arguments(node)['padding'])} is negative", "slice before the operator"
 
 
-def operands_match(program: Program, target: Target) -> Found:
-    """Sums of equal ranks, multipliers along a fixed dimension, quantised ranges that float32 counts exactly."""
+def moves_are_static(program: Program, target: Target) -> Found:
+    """Slices of fixed dimensions by fixed numbers, expansions to the same number of dimensions."""
     for node in _calls(program):
         named = arguments(node)
-        if node.target is _fxp.add.default:
+        if node.target is _aten.slice.Tensor and not is_identity(node):
+            chosen = [number for number in (named["start"], named["end"], named["step"]) if number is not None]
+            sizes = named["self"].meta["val"].shape[named["dim"]], *chosen
+            if not all(isinstance(size, int) for size in sizes):
+                yield node, f"dimension {named['dim']} is sliced by or along a dynamic size", "slice fixed dimensions by fixed numbers"
+        elif node.target is _aten.expand.default and len(named["size"]) != len(program.shape_of(named["self"])):
+            yield node, f"{list(program.shape_of(named['self']))} is expanded to {len(named['size'])} dimensions", "unsqueeze it before"
+
+
+def operands_match(program: Program, target: Target) -> Found:
+    """Operands of equal ranks, parameters along a fixed dimension, quantised ranges that float32 counts exactly."""
+    for node in _calls(program):
+        named = arguments(node)
+        if node.target in (_fxp.add.default, _fxp.multiply.default):
             shapes = [program.shape_of(named[operand]) for operand in ("x", "y")]
             if len(shapes[0]) != len(shapes[1]):
-                yield node, f"adds shapes {list(shapes[0])} and {list(shapes[1])}", "reshape both to the same number of dimensions"
-        elif node.target is _fxp.requantize.default and named["b"].meta["val"].numel() > 1:
+                yield node, f"combines shapes {list(shapes[0])} and {list(shapes[1])}", "reshape both to the same number of dimensions"
+        elif node.target in _PARAMETERS and named[_PARAMETERS[node.target]].meta["val"].shape[0] > 1:
             if named["axis"] % len(program.shape_of(node)) == 0:
-                yield node, "its multipliers run along dimension 0", "use one multiplier or another axis"
+                yield node, f"its {_PARAMETERS[node.target]} runs along dimension 0", "use one for the tensor or another axis"
         elif node.target is _fxp.quantize.default and max(-named["qmin"], named["qmax"]) > 1 << 22:
             yield node, f"range [{named['qmin']}, {named['qmax']}] is too wide", "quantise to at most 22 bits"
 
@@ -104,6 +120,7 @@ RULE_TABLE: tuple[Callable[[Program, Target], Found], ...] = (
     constants_in_place,
     types_and_shapes,
     paddings_add,
+    moves_are_static,
     operands_match,
     accumulators_fit,
 )

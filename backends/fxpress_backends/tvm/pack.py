@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
+from math import gcd
 from typing import Any
 
 import numpy as np
 from fxpress_ir.dyadic import saturation_bounds
 from numpy.typing import NDArray
 
+from .physical import Buffer
+
 LANES = 16
 """Output channels that one vector holds: 16 int32 in 512 bits."""
 WORD = 4
-"""Input channels that one VNNI dot product sums: four bytes of a 32-bit lane."""
+"""Input channels, or rows, that one VNNI dot product sums: four bytes of a 32-bit lane."""
+BYTES = LANES * WORD
+"""Bytes of a vector."""
 
 
 def rounded_up(count: int, multiple: int) -> int:
@@ -33,7 +39,59 @@ def weights_by_word(weight: NDArray[Any], channels: int, stored_inputs: int) -> 
     filled[:, : weight.shape[1]] = weight
     by_lane = weights_by_lane(filled, channels)
     words = by_lane.reshape(by_lane.shape[0], -1, WORD, LANES).transpose(0, 1, 3, 2)
-    return np.ascontiguousarray(words.reshape(by_lane.shape[0], -1, LANES * WORD))
+    return np.ascontiguousarray(words.reshape(by_lane.shape[0], -1, BYTES))
+
+
+def merging(groups: int, inputs: int, outputs: int) -> int:
+    """How many neighbouring groups of a convolution make whole vectors of outputs from whole words of inputs; all where none do."""
+    merged = LANES // gcd(LANES, outputs)
+    return groups if groups % merged or inputs * merged % WORD else merged
+
+
+def block_diagonal(weight: NDArray[Any], groups: int, merged: int) -> NDArray[Any]:
+    """[oc, ic, kh, kw] ==> [oc, merged * ic, kh, kw]: the weights of merged groups, zeros for the inputs of an output's other groups."""
+    outputs, inputs, *window = weight.shape
+    blocks = np.zeros((outputs, merged, inputs, *window), weight.dtype)
+    blocks[np.arange(outputs), np.arange(outputs) // (outputs // groups) % merged] = weight
+    return blocks.reshape(outputs, merged * inputs, *window)
+
+
+def column_words(rows: int, kernel: int, stride: int, dilation: int) -> dict[tuple[int, int], list[int | None]]:
+    """Which kernel row each of four input rows meets: by output row of a tile, and number of the four from the tile's first input row on.
+
+    Fours that meet no row of the kernel are left out.
+    """
+    fours = range(-(-((rows - 1) * stride + (kernel - 1) * dilation + 1) // WORD))
+    words = {}
+    for row, four in product(range(rows), fours):
+        offsets = [WORD * four + byte - row * stride for byte in range(WORD)]
+        met = [offset // dilation if offset % dilation == 0 and 0 <= offset // dilation < kernel else None for offset in offsets]
+        if met != [None] * WORD:
+            words[row, four] = met
+    return words
+
+
+def weights_by_column(weight: NDArray[Any], channels: int, rows: int, stride: int, dilation: int) -> NDArray[np.int8]:
+    """[c, 1, kh, kw] ==> [c / 16, words * kw, 64]: 16 lanes of a channel's weights for each of `column_words`, column by column."""
+    count, _, height, width = weight.shape
+    words = column_words(rows, height, stride, dilation).values()
+    filled = np.zeros((channels, len(words), width, WORD), np.int8)
+    for (number, word), column in product(enumerate(words), range(width)):
+        for byte, row in enumerate(word):
+            if row is not None:
+                filled[:count, number, column, byte] = weight[:, 0, row, column]
+    blocks = filled.reshape(-1, LANES, len(words) * width, WORD).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(blocks.reshape(channels // LANES, -1, BYTES))
+
+
+def tables_by_byte(table: NDArray[Any], rows: int, source: Buffer, result: Buffer) -> NDArray[Any]:
+    """[tables, codes] ==> [rows, 256]: what is stored for each stored byte, zeros for the rows beyond the last table.
+
+    Codes count from the least integer of the source's type, as its bytes do unless it is stored as s8.
+    """
+    filled = np.zeros((rows, 256), np.int64)
+    filled[: len(table), : table.shape[1]] = table[:, :256] + result.zero
+    return np.roll(filled, 128 if source.dtype == "int8" else 0, 1).astype(result.dtype)
 
 
 def spread(values: NDArray[Any], channels: int, fill: int = 0) -> NDArray[np.int64]:

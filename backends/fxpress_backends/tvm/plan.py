@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from fxpress_ir import Program
-from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS, arguments
+from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS
 from torch import Tensor, fx
 
 from fxpress_backends.contract import Target
 
-from .draft import Draft, is_identity, permutation_of
+from .draft import Draft
+from .moves import rearrange
 from .physical import Plan
 from .rules import RULES
 
@@ -20,7 +21,7 @@ def plan(program: Program, target: Target) -> Plan:
         if node.op == "placeholder":
             _enter(draft, node)
         elif node.op == "call_function" and node.target in SHAPE_OPERATORS:
-            _rearrange(draft, node)
+            rearrange(draft, node)
         elif node.op == "call_function" and isinstance(node.meta["val"], Tensor):
             RULES[INTEGER_OPERATORS[node.target].name](draft, node)
     return draft.plan([_leave(draft, node) for node in program.outputs()])
@@ -40,17 +41,3 @@ def _leave(draft: Draft, node: fx.Node) -> str:
     if node.op != "placeholder" and draft.buffer(node) != plain:
         draft.emit("convert", [draft.buffer(node)], plain, [node])
     return plain.name
-
-
-def _rearrange(draft: Draft, node: fx.Node) -> None:
-    """A shape operator: nothing where memory stays as it is, else a copy element by element."""
-    source = draft.buffer(arguments(node)["self"])
-    if is_identity(node):
-        draft.place(node, source)
-        return
-    result, order = draft.stored(node), permutation_of(node)
-    same_memory = (source.lead, source.middle, source.channels) == (result.lead, result.middle, result.channels)
-    if order is None and same_memory and source.row_major and result.row_major:
-        draft.emit("view", [source], result, [node])
-    else:
-        draft.emit("rearrange", [source], result, [node], {"permutation": None if order is None else list(order)})

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
+
+from .pack import column_words
 
 REGISTERS = 32
 """zmm registers; a tile of p pixels and v vectors holds p * v sums, v weights and one activation word."""
+
+COLUMN_SUMS = 14
+"""Sums of a depthwise tile; half of the registers are left to weights and interleaved rows."""
 
 LOOP_COLUMNS = 4
 """Pixels that share one load of weights in the plain loops; from two on the gain is the same on 16 registers and on 32."""
@@ -35,6 +41,25 @@ def image_tile(height: int, width: int, vectors: int) -> tuple[int, int, int]:
     sizes = product(range(1, min(height, 4) + 1), range(1, min(width, REGISTERS) + 1), (1, 2, 3, 4))
     fitting = [tile for tile in sizes if vectors % tile[2] == 0 and registers(tile[0] * tile[1], tile[2]) <= REGISTERS]
     return min(fitting, key=cost)
+
+
+def column_tile(height: int, width: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
+    """(rows, columns) of the tile of a depthwise convolution that covers height x width pixels soonest.
+
+    Four rows of each input column are interleaved once, and serve every output pixel that meets them.
+    """
+
+    def cost(tile: tuple[int, int]) -> tuple[int, int]:
+        rows, columns = tile
+        words = column_words(rows, kernel[0], stride[0], dilation[0])
+        met = {column * stride[1] + tap * dilation[1] for column in range(columns) for tap in range(kernel[1])}
+        interleaved = len(met) * len({four for _, four in words})
+        steps = -(-height // rows) * -(-width // columns)
+        # instructions on the two vector ports: five an interleaving, one a dot product, eight a requantised sum
+        return steps * (5 * interleaved + len(words) * kernel[1] * columns + 8 * rows * columns), rows * columns
+
+    sizes = product(range(1, min(height, 4) + 1), range(1, min(width, COLUMN_SUMS) + 1))
+    return min((tile for tile in sizes if tile[0] * tile[1] <= COLUMN_SUMS), key=cost)
 
 
 def matrix_tile(vectors: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from . import border, linear, pool, requantize
+from . import border, linear, move, pool, product, requantize, table
 from .border import quantize_channels
 from .library import Fact, Interval, Operator, Proof, arguments, constant
 
@@ -23,6 +23,12 @@ OPERATORS: dict[Any, Operator] = {
         requantize.add,
         pool.max_pool2d,
         pool.sum_pool2d,
+        product.multiply,
+        table.lut,
+        move.concat,
+        move.pad2d,
+        move.select2d,
+        move.insert_zeros,
     )
 }
 """Every operator of the ``fxp`` namespace, by its overload."""
@@ -41,6 +47,8 @@ SHAPE_OPERATORS = frozenset(
         _aten.unsqueeze.default,
         _aten.squeeze.dim,
         _aten.squeeze.dims,
+        _aten.slice.Tensor,
+        _aten.expand.default,
         _aten.contiguous.default,
         _aten.clone.default,
     }

@@ -1,4 +1,4 @@
-"""y = clamp(rne(acc * b / 2**c)) and y = clamp(rne((x * bx + y * by) / 2**c)), all in int32."""
+"""y = clamp(rne(acc * b / 2**c)) and z = clamp(rne((x * bx + y * by) / 2**c)), all in int32; a negative by subtracts."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def _prove_add(node: fx.Node, intervals: Intervals, tensors: Tensors) -> Proof:
     named = arguments(node)
     c = named["c"]
     factors = [(intervals[named[operand]].hull(), named[multiplier]) for operand, multiplier in (("x", "bx"), ("y", "by"))]
-    multipliers = tuple(Fact(node.name, f"multiplier {b}", b, b, 1, (1 << 15) - 1) for _, b in factors)
+    multipliers = tuple(Fact(node.name, f"multiplier {b}", abs(b), abs(b), 1, (1 << 15) - 1) for _, b in factors)
     if not all(fact.holds for fact in multipliers) or not 1 <= c <= 31:
         return Proof(Interval.of(named["qmin"], named["qmax"]), (*multipliers, Fact(node.name, "shift", c, c, 1, 16)))
-    low = np.asarray(sum(int(x.low) * b for x, b in factors), np.int64)
-    high = np.asarray(sum(int(x.high) * b for x, b in factors), np.int64)
+    ends = [sorted((int(x.low) * b, int(x.high) * b)) for x, b in factors]
+    low, high = (np.asarray(sum(parts), np.int64) for parts in zip(*ends, strict=True))
     proof = _rounded(node, low, high, c, named["qmin"], named["qmax"], named["dtype"])
     return Proof(proof.interval, (*multipliers, *proof.facts))
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from fxpress_ir import Program
 
 from ..contract import Progress
 from .calibration import Batch, Calibration
-from .ranges import Range, Ranges
+from .histogram import Histogram
+from .range import Range
+from .ranges import Histograms, Ranges
 
-__all__ = ["Batch", "Calibration", "Evidence", "Range"]
+Observer = TypeVar("Observer", Ranges, Histograms)
+
+__all__ = ["Batch", "Calibration", "Evidence", "Histogram", "Range"]
 
 
 class Evidence:
@@ -24,6 +29,7 @@ class Evidence:
         self.calibration = calibration
         self._progress = progress
         self._ranges: dict[str, Mapping[str, Range]] = {}
+        self._histograms: dict[str, Mapping[str, Histogram]] = {}
 
     def first(self, program: Program) -> Batch:
         """The first calibration batch."""
@@ -32,10 +38,19 @@ class Evidence:
     def ranges(self, program: Program) -> Mapping[str, Range]:
         """Range of every floating-point value, by node name; memory holds one batch's live values."""
         if program.hash not in self._ranges:
-            measure, total = Ranges(program), len(self.calibration)
-            for done, batch in enumerate(self.calibration.batches(program), start=1):
-                measure.observe(batch)
-                if self._progress is not None:
-                    self._progress("calibrating", done, total)
-            self._ranges[program.hash] = measure.found
+            self._ranges[program.hash] = self._observed(Ranges(program), program).found
         return self._ranges[program.hash]
+
+    def histograms(self, program: Program) -> Mapping[str, Histogram]:
+        """Histogram of every floating-point value, by node name; memory holds them and one batch's live values."""
+        if program.hash not in self._histograms:
+            self._histograms[program.hash] = self._observed(Histograms(program), program).found
+        return self._histograms[program.hash]
+
+    def _observed(self, observer: Observer, program: Program) -> Observer:
+        total = len(self.calibration)
+        for done, batch in enumerate(self.calibration.batches(program), start=1):
+            observer.observe(batch)
+            if self._progress is not None:
+                self._progress("calibrating", done, total)
+        return observer

@@ -16,7 +16,7 @@ class EliminateDeadCode(Pass):
 
     name: ClassVar[str] = "eliminate-dead-code"
     promise: ClassVar[Promise] = Exact()
-    takes: ClassVar[tuple[str, ...]] = ("float", "simulated", "integer")
+    takes: ClassVar[tuple[str, ...]] = ("float", "simulated", "mixed", "integer")
 
     def apply(self, program: Program, context: Context) -> Program:
         dead = any(not node.users for node in program.graph.nodes if node.op in ("call_function", "get_attr"))

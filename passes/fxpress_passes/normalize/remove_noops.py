@@ -39,6 +39,10 @@ def _single_window(node: fx.Node) -> bool:
     return {*size} == {1} and {*stride} == {1} and not any(named["padding"])
 
 
+def _adds_no_border(node: fx.Node) -> bool:
+    return not any(arguments(node)["pad"])
+
+
 def _multiplies_by_one(node: fx.Node) -> bool:
     return bool(arguments(node)["other"] == 1)
 
@@ -74,6 +78,8 @@ NOOPS: dict[Any, Check] = {
     _aten.slice.Tensor: _always,
     _aten.permute.default: _same_order,
     _aten.max_pool2d.default: _single_window,
+    _aten.pad.default: _adds_no_border,
+    _aten.constant_pad_nd.default: _adds_no_border,
     _aten.mul.Tensor: _multiplies_by_one,
     _aten.div.Tensor: _multiplies_by_one,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from fxpress_ir import Program
@@ -23,13 +23,18 @@ class QuantizeDyadic(Pass):
     promise: ClassVar[Promise] = Lossy(15.0)
     gives: ClassVar[str | None] = "integer"
     weight_bits: int = 8
+    edge_bits: int = 8
+    ranges: str = "minmax"
+    border_ranges: str = "minmax"
+    percentile: float = 99.99
     integer_only: bool = False
 
     def __post_init__(self) -> None:
         self.parts()
 
     def parts(self) -> tuple[Pass, ...]:
-        return (PlaceQuantizers(weight_bits=self.weight_bits, integer_only=self.integer_only), ToInteger())
+        options = {option.name: getattr(self, option.name) for option in fields(self)}
+        return (PlaceQuantizers(**options), ToInteger())
 
     def apply(self, program: Program, context: Context) -> Program:
         for part in self.parts():

@@ -26,6 +26,11 @@ class Grid:
     def bits(self) -> int:
         return 16 if self.qmax > 255 else 8
 
+    def values(self) -> Tensor:
+        """The real numbers of all 256 codes of an 8-bit value, from the least code of its type (float32)."""
+        least = 0 if self.qmin == 0 else -128
+        return torch.arange(least, least + 256).float() * torch.tensor(self.scale, dtype=torch.float32)
+
 
 def activation_grid(low: float, high: float, *, unsigned: bool, bits: int = 8) -> Grid:
     """The grid that covers [low, high] with zero point 0: u8 or s8, or the s16 range for 16 bits.
@@ -46,36 +51,44 @@ def activation_grid(low: float, high: float, *, unsigned: bool, bits: int = 8) -
 
 @dataclass(frozen=True)
 class Snapped:
-    """Weight scales (one a channel) whose multipliers s_x * s_w / s_y are exactly b / 2**c."""
+    """Weight scales (one a channel) whose multipliers s_x * s_w / s_y are exactly b / 2**c.
+
+    `axis` is the weight's axis of channels, `bits` the width of its integers.
+    """
 
     scales: tuple[float, ...]
     b: tuple[int, ...]
     c: int
+    axis: int = 0
+    bits: int = 8
 
 
-def snap_weight(weight: Tensor, bias: Tensor | None, s_x: float, target: Grid, *, bits: int = 8) -> Snapped:
-    """Per-output-channel scales of `weight` [channels, ...], snapped to the dyadics.
+def snap_weight(weight: Tensor, bias: Tensor | None, s_x: float, target: Grid, *, bits: int = 8, axis: int = 0) -> Snapped:
+    """Per-output-channel scales of `weight` (channels along `axis`), snapped to the dyadics.
 
     For each channel the floor and the ceiling of M * 2**c are tried (M from max|w|) and the one with the smaller squared
     weight error is kept. A channel whose bias would leave |bias| <= 2**30 gets a larger scale.
     """
     most = (1 << (bits - 1)) - 1
-    flat = weight.detach().double().reshape(weight.shape[0], -1)
-    natural = flat.abs().amax(1) / most * s_x / target.scale
+    flat = weight.detach().transpose(0, axis).reshape(weight.shape[axis], -1)
+    natural = flat.abs().amax(1).double() / most * s_x / target.scale
     c = shift_for(max(float(natural.max()), 2.0**-40), limit=SHIFT_LIMIT_16 if target.bits == 16 else SHIFT_LIMIT_8)
     steps = natural * 2.0**c
     least = torch.ones_like(steps)
     if bias is not None:
-        least = torch.ceil(bias.detach().double().abs() / (target.scale * BIAS_LIMIT) * 2.0**c).clamp_min(1)
+        # a grouped transposed weight has a channel for each position in a group: the largest bias of them counts
+        largest = bias.detach().double().abs().reshape(-1, len(flat)).amax(0)
+        least = torch.ceil(largest / (target.scale * BIAS_LIMIT) * 2.0**c).clamp_min(1)
     unit = math.ldexp(target.scale / s_x, -c)
 
     def error(b: Tensor) -> Tensor:
-        scale = (b * unit)[:, None]
-        return (torch.round(flat / scale).clamp_(-most, most) * scale - flat).square_().sum(1)
+        # in the weight's own precision, a few in-place operations: two candidates of one error differ far above its noise
+        scale = (b * unit)[:, None].to(flat.dtype)
+        return torch.div(flat, scale).round_().clamp_(-most, most).mul_(scale).sub_(flat).square_().sum(1)
 
     low, high = (torch.minimum(torch.maximum(b, least), torch.tensor(MULTIPLIER_LIMIT - 1.0)) for b in (steps.floor(), steps.ceil()))
     b = torch.where(error(low) <= error(high), low, high)
-    return Snapped(tuple((b * unit).tolist()), tuple(int(value) for value in b), c)
+    return Snapped(tuple((b * unit).tolist()), tuple(int(value) for value in b), c, axis, bits)
 
 
 def snap_output(s_x: float, target: Grid, *, divisor: int = 1, limit: int = SHIFT_LIMIT_8) -> Grid:

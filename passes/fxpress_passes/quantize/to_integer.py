@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from fxpress_ir import Edit, Program
-from fxpress_ir.dyadic import SHIFT_LIMIT_8, SHIFT_LIMIT_16, shift_for
+from fxpress_ir import Program
 from fxpress_ir.errors import PassError
-from fxpress_ir.ops import SIZE_OPERATORS, arguments, quantize_channels
+from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
 from torch import Tensor, fx
 
 from ..contract import Context, Lossy, Pass, Promise
-from .recognize import Recognized, recognize
-from .scales import BIAS_LIMIT, Grid
+from .emit import Emitter, Value
+from .recognize import Recognition, is_float, recognize
+from .recognized import PASSES_ON, Recognized
+from .scales import Grid
+from .sharing import site_of
 
-_aten, _fxp = torch.ops.aten, torch.ops.fxp
-SNAP_TOLERANCE = 1e-6
-"""How far M * 2**c may lie from an integer, relative to it: float64 noise of three factors, far below half a step."""
-
-
-@dataclass(frozen=True)
-class _Value:
-    """An integer value of the new program and the real number that one step of it stands for."""
-
-    node: fx.Node
-    grid: Grid
+_fxp = torch.ops.fxp
 
 
 @dataclass(frozen=True)
@@ -36,10 +27,11 @@ class ToInteger(Pass):
 
     Multipliers b and shifts c are read back from the scales, which were snapped so that they come out whole. Against the
     simulated program results differ where float32 arithmetic lands on the other side of a tie, and by the rounding of
-    biases to whole steps of their accumulators.
+    biases to whole steps of their accumulators. What computes in floats between quantised values becomes a named island,
+    and the result a ``mixed`` program.
 
     Raises:
-        PassError: a scale was changed since it was snapped; a value reaches an operator unquantised.
+        PassError: a scale was changed since it was snapped; a value that has an integer form is not quantised.
     """
 
     name: ClassVar[str] = "to-integer"
@@ -50,141 +42,69 @@ class ToInteger(Pass):
 
     def apply(self, program: Program, context: Context) -> Program:
         edit = program.edit()
-        values: dict[fx.Node, _Value] = {}
+        recognition = recognize(edit.graph)
+        emitter = Emitter(edit, recognition)
+        values: dict[fx.Node, Value] = {}
         for node in list(edit.graph.nodes):
             with edit.graph.inserting_before(node):
                 if node.target is _fxp.fake_quantize.default:
-                    values[node] = _quantized(edit, node, values)
-                elif node.op == "call_function" and any(used in values for used in node.all_input_nodes):
-                    _move(edit, node, values)
+                    values[node] = _quantized(emitter, node, recognition, values)
                 elif node.op == "output":
-                    _return(edit, node, values)
-        return edit.finish(stage="integer")
+                    node.args = (tuple(_real(emitter, returned, recognition, values) for returned in node.args[0]),)
+                elif node.op == "call_function":
+                    _read(emitter, node, recognition, values)
+        islands = tuple(node.name for node in _live(edit.graph) if _computes_in_floats(node))
+        return edit.finish(stage="mixed" if islands else "integer", islands=islands)
 
 
-def _quantized(edit: Edit, quantizer: fx.Node, values: dict[fx.Node, _Value]) -> _Value:
-    """The integer value behind a fake quantiser: its producer's accumulator, requantised."""
+def _quantized(emitter: Emitter, quantizer: fx.Node, recognition: Recognition, values: dict[fx.Node, Value]) -> Value:
+    """The integer value behind a fake quantiser: its producer's accumulator requantised, its table, or a border."""
     named = arguments(quantizer)
     grid, site = Grid(named["scale"], named["qmin"], named["qmax"]), named["x"]
-    if site.op == "placeholder":
-        return _Value(edit.call(_fxp.quantize.default, site, grid.scale, grid.qmin, grid.qmax, _dtype(grid), like=site), grid)
-    core = site
-    if site.target is _aten.relu.default:
-        grid = Grid(grid.scale, max(grid.qmin, 0), grid.qmax)
-        core = site if site.args[0] in values else site.args[0]
-    what = recognize(core)
-    if isinstance(what, str) or what.kind not in _EMITTERS:
-        reason = what if isinstance(what, str) else f"a {what.kind} cannot be quantised anew"
-        raise PassError(reason, where=f"to-integer, node {core.name}", way_on="place quantisers with place-quantizers")
+    what = recognition.found.get(site)
+    if not isinstance(what, Recognized):
+        return emitter.border(site, grid)
     for operand in what.operands:
         if operand not in values:
-            raise PassError(f"reads {operand.name} unquantised", where=f"to-integer, node {core.name}", way_on="quantise it there")
-    return _Value(_EMITTERS[what.kind](edit, core, what, [values[operand] for operand in what.operands], grid), grid)
+            where = f"to-integer, node {(what.core or site).name}"
+            raise PassError(f"reads {operand.name} unquantised", where=where, way_on="quantise it there")
+    return emitter.emit(site, what, [values[operand] for operand in what.operands], grid)
 
 
-def _dtype(grid: Grid) -> torch.dtype:
-    """u8 or s8; a 16-bit value is held in int32, as every backend holds it."""
-    if grid.bits == 16:
-        return torch.int32
-    return torch.uint8 if grid.qmin == 0 else torch.int8
-
-
-def _multipliers(node: fx.Node, real: Tensor, grid: Grid) -> tuple[Tensor, int]:
-    """b (int32) and c with b / 2**c == real, which has to hold exactly up to float64 noise."""
-    c = shift_for(float(real.max()), limit=SHIFT_LIMIT_16 if grid.bits == 16 else SHIFT_LIMIT_8)
-    steps = real * 2.0**c
-    b = torch.round(steps)
-    if not bool(((steps - b).abs() <= SNAP_TOLERANCE * b.clamp_min(1)).all()):
-        raise PassError(
-            "its scales are not snapped to dyadics", where=f"to-integer, node {node.name}", way_on="snap scales again after changing them"
-        )
-    return b.to(torch.int32), c
-
-
-def _requantize(edit: Edit, node: fx.Node, acc: fx.Node, real: Tensor, grid: Grid, axis: int) -> fx.Node:
-    b, c = _multipliers(node, real, grid)
-    factors = edit.add_tensor(f"{node.name}.multiplier", b)
-    return edit.call(_fxp.requantize.default, acc, factors, c, grid.qmin, grid.qmax, axis, _dtype(grid), like=node, name=f"{node.name}_out")
-
-
-def _weighted(edit: Edit, node: fx.Node, what: Recognized, inputs: list[_Value], grid: Grid) -> fx.Node:
-    assert what.weight is not None
-    if what.weight.op == "get_attr":
-        raise PassError(f"its weight {what.weight.target} is not quantised", where=f"to-integer, node {node.name}", way_on="quantise it")
-    quantizer = arguments(what.weight)
-    weight, scales = edit.tensor(quantizer["x"]), edit.tensor(quantizer["scale"]).double()
-    integers = quantize_channels(weight.detach(), scales, 0, quantizer["qmin"], quantizer["qmax"]).to(torch.int8)
-    unit = inputs[0].grid.scale * scales
-    bias = None
-    if what.bias is not None:
-        steps = torch.round(edit.tensor(what.bias).detach().double() / unit).clamp_(-BIAS_LIMIT, BIAS_LIMIT)
-        bias = edit.add_tensor(f"{what.bias.target}.int32", steps.to(torch.int32))
-    integer_weight = edit.add_tensor(f"{quantizer['x'].target}.int8", integers)
-    operands = (inputs[0].node, integer_weight, bias)
-    if what.window is None:
-        acc, axis = edit.call(_fxp.linear.default, *operands, like=node, name=f"{node.name}_acc"), -1
-    else:
-        window = what.window
-        rest = (list(window.stride), list(window.padding), list(window.dilation), what.groups)
-        acc, axis = edit.call(_fxp.conv2d.default, *operands, *rest, like=node, name=f"{node.name}_acc"), 1
-    return _requantize(edit, node, acc, unit / grid.scale, grid, axis)
-
-
-def _add(edit: Edit, node: fx.Node, what: Recognized, inputs: list[_Value], grid: Grid) -> fx.Node:
-    """The larger multiplier is dyadic exactly; the other is rounded to 14 or 15 bits (at most 2**-15 of its value)."""
-    real = [value.grid.scale / grid.scale for value in inputs]
-    c = shift_for(max(real), limit=SHIFT_LIMIT_16)
-    left, right = (max(1, round(factor * 2.0**c)) for factor in real)
-    rest = (left, right, c, grid.qmin, grid.qmax, _dtype(grid))
-    return edit.call(_fxp.add.default, inputs[0].node, inputs[1].node, *rest, like=node, name=f"{node.name}_out")
-
-
-def _average(edit: Edit, node: fx.Node, what: Recognized, inputs: list[_Value], grid: Grid) -> fx.Node:
-    window = what.window
-    assert window is not None
-    parts = (list(window.kernel), list(window.stride), list(window.padding))
-    sums = edit.call(_fxp.sum_pool2d.default, inputs[0].node, *parts, like=node, name=f"{node.name}_sum")
-    real = torch.tensor([inputs[0].grid.scale / (what.divisor * grid.scale)], dtype=torch.float64)
-    result = _requantize(edit, node, sums, real, grid, 1)
-    return result if what.keeps_rank else edit.call(_aten.flatten.using_ints, result, 1, like=node)
-
-
-def _rectify(edit: Edit, node: fx.Node, what: Recognized, inputs: list[_Value], grid: Grid) -> fx.Node:
-    real = torch.tensor([inputs[0].grid.scale / grid.scale], dtype=torch.float64)
-    return _requantize(edit, node, inputs[0].node, real, grid, 1)
-
-
-_EMITTERS: dict[str, Callable[[Edit, fx.Node, Recognized, list[_Value], Grid], fx.Node]] = {
-    "weighted": _weighted,
-    "add": _add,
-    "average": _average,
-    "rectify": _rectify,
-}
-
-
-def _move(edit: Edit, node: fx.Node, values: dict[fx.Node, _Value]) -> None:
-    """Maxima and shape operators keep their input's scale; accumulators wait for their quantiser."""
+def _read(emitter: Emitter, node: fx.Node, recognition: Recognition, values: dict[fx.Node, Value]) -> None:
+    """A node that reads quantised values: it passes them on, waits for its quantiser, or computes in floats."""
+    what = recognition.found.get(node)
     if node.target in SIZE_OPERATORS:
-        node.replace_input_with(node.args[0], values[node.args[0]].node)  # type: ignore[arg-type, index]
-        return
-    what = recognize(node)
-    if isinstance(what, str) or what.kind not in ("maximum", "move"):
-        return
-    value = values[what.operands[0]]
-    if what.kind == "maximum":
-        window = what.window
-        assert window is not None
-        parts: list[Any] = [list(window.kernel), list(window.stride), list(window.padding), list(window.dilation)]
-        moved = edit.call(_fxp.max_pool2d.default, value.node, *parts, like=node, name=f"{node.name}_out")
-    else:
-        moved = edit.call(node.target, value.node, *node.args[1:], like=node, name=f"{node.name}_out")  # type: ignore[arg-type]
-        moved.kwargs = node.kwargs
-    values[node] = _Value(moved, value.grid)
+        source: fx.Node = arguments(node)["self"]
+        node.replace_input_with(source, values[source].node if source in values else source)
+    elif isinstance(what, Recognized) and what.kind in {*PASSES_ON, "pad"} and what.operands[0] in values:
+        values[node] = emitter.pass_on(node, what, values[what.operands[0]])
+    elif not isinstance(what, Recognized):
+        for used in node.all_input_nodes:
+            node.replace_input_with(used, _real(emitter, used, recognition, values))
 
 
-def _return(edit: Edit, output: fx.Node, values: dict[fx.Node, _Value]) -> None:
-    returned = []
-    for node in output.args[0]:  # type: ignore[union-attr]
-        value = values.get(node)  # type: ignore[arg-type]
-        returned.append(node if value is None else edit.call(_fxp.dequantize.default, value.node, value.grid.scale, like=value.node))
-    output.args = (tuple(returned),)
+def _real(emitter: Emitter, node: fx.Node, recognition: Recognition, values: dict[fx.Node, Value]) -> fx.Node:
+    """The float value of a node, through a border where it is an integer now."""
+    value, site = values.get(node), site_of(node, recognition)
+    if value is not None:
+        return emitter.edit.call(_fxp.dequantize.default, value.node, value.grid.scale, like=value.node)
+    if isinstance(recognition.found.get(site), Recognized):
+        raise PassError("its result is not quantised", where=f"to-integer, node {site.name}", way_on="quantise it there")
+    return node
+
+
+def _live(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes that reach an output, in order."""
+    live = {graph.output_node()}
+    for node in reversed(graph.nodes):
+        if node in live:
+            live.update(node.all_input_nodes)
+    return [node for node in graph.nodes if node in live]
+
+
+def _computes_in_floats(node: fx.Node) -> bool:
+    """What the emitter made has no fake value yet; sizes are no tensors."""
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), (Tensor, tuple, list)):
+        return False
+    return node.target not in INTEGER_OPERATORS and (node.target not in SHAPE_OPERATORS or is_float(node))

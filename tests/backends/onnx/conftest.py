@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from fxpress_backends.contract import Target
 from fxpress_backends.onnx import ONNX
 from fxpress_ir import Program, verify
 
+sys.path.insert(0, str(Path(__file__).parent))
 TARGETS = {target.name: target for target in ONNX.targets()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,49 +9,11 @@ import torch
 from fxpress_backends.onnx.lower import FLAVOURS
 from fxpress_ir import Edit, violations
 from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from support import aten, built, fxp, residual_net
-from torch import Tensor, fx
-
-Check = Callable[..., None]
-exact = settings(max_examples=25, deadline=None, derandomize=True)
-RESULTS = (
-    (-128, 127, torch.int8),
-    (0, 255, torch.uint8),
-    (0, 127, torch.int8),
-    (-7, 100, torch.int8),
-    (3, 200, torch.uint8),
-    (-32768, 32767, torch.int32),
-)
-results = st.sampled_from(RESULTS)
-bytes_ = st.sampled_from((torch.int8, torch.uint8))
-seeds = st.integers(0, 2**31)
-
-
-def extreme(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A third lowest, a third highest, a third anything."""
-    limits = torch.iinfo(dtype)
-    anything = torch.randint(limits.min, limits.max + 1, shape, generator=generator)
-    choice = torch.randint(0, 3, shape, generator=generator)
-    return torch.where(choice == 0, limits.min, torch.where(choice == 1, limits.max, anything)).to(dtype)
-
-
-def multipliers(draw: Any, channels: int) -> Tensor:
-    """Powers of two, which make ties, and anything up to 2**15 - 1."""
-    one = st.one_of(st.integers(1, 32767), st.sampled_from([1 << k for k in range(15)]))
-    return torch.tensor(draw(st.lists(one, min_size=channels, max_size=channels)), dtype=torch.int32)
-
-
-@st.composite
-def roundings(draw: Any) -> tuple[int, int, int, torch.dtype]:
-    qmin, qmax, dtype = draw(results)
-    return draw(st.integers(1, 15 if dtype == torch.int32 else 16)), qmin, qmax, dtype
-
-
-def requantized(edit: Edit, acc: fx.Node, b: Tensor, rounding: tuple[int, int, int, torch.dtype], axis: int) -> fx.Node:
-    c, qmin, qmax, dtype = rounding
-    return edit.call(fxp.requantize.default, acc, edit.add_tensor("b", b), c, qmin, qmax, axis, dtype)
+from onnx_cases import Check, bytes_, exact, extreme, multipliers, requantized, roundings, seeds
+from support import aten, built, fxp, moving_net, residual_net
+from torch import fx
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS.values(), ids=lambda flavour: flavour.name)
@@ -61,16 +22,18 @@ def test_every_operator_has_an_emitter(flavour: Any) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-def test_residual_net(batch: int, same_bits: Check) -> None:
-    x = torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(batch)) * 4
-    same_bits(residual_net(seed=batch), x)
+def test_nets_of_every_operator(batch: int, same_bits: Check) -> None:
+    for program, shape in ((residual_net(seed=batch), (3, 8, 8)), (moving_net(seed=batch), (6, 7, 6))):
+        same_bits(program, torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch)) * 4)
 
 
 @exact
 @given(st.data(), seeds, bytes_, roundings(), st.booleans(), st.booleans())
 def test_conv2d(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, rounding: Any, biased: bool, per_channel: bool) -> None:
     draw, generator = data.draw, torch.Generator().manual_seed(seed)
-    groups, inputs, outputs = draw(st.sampled_from([(1, 3, 4), (1, 5, 2), (2, 2, 3), (4, 1, 1), (3, 1, 2)]))
+    groups, inputs, outputs = draw(
+        st.sampled_from([(1, 3, 4), (1, 5, 2), (2, 2, 3), (4, 1, 1), (3, 1, 2), (16, 1, 1), (20, 1, 1), (4, 4, 4)])
+    )
     kernel, stride, dilation = (draw(st.tuples(st.integers(1, most), st.integers(1, most))) for most in (3, 2, 2))
     padding = draw(st.lists(st.integers(0, 2), min_size=4, max_size=4))
     weight = extreme(generator, (groups * outputs, inputs, *kernel), torch.int8).clamp(-127, 127)
@@ -124,9 +87,11 @@ def test_requantize(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, 
 
 
 @exact
-@given(st.data(), seeds, bytes_, roundings(), st.integers(1, 32767), st.integers(1, 32767))
-def test_add(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, rounding: Any, bx: int, by: int) -> None:
+@given(seeds, bytes_, roundings(), st.integers(1, 32767), st.integers(1, 32767), st.sampled_from([(1, 1), (1, -1), (-1, 1), (-1, -1)]))
+def test_add(same_bits: Check, seed: int, dtype: torch.dtype, rounding: Any, bx: int, by: int, signs: tuple[int, int]) -> None:
+    """A negative multiplier subtracts."""
     c, qmin, qmax, result = rounding
+    bx, by = bx * signs[0], by * signs[1]
 
     def body(edit: Edit, x: fx.Node) -> fx.Node:
         one = torch.ones(1, dtype=torch.int32)
@@ -138,6 +103,16 @@ def test_add(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, roundin
     program = built((2, 5, 5), body, dtype=dtype)
     assume(not violations(program))
     same_bits(program, extreme(torch.Generator().manual_seed(seed), (40, 5, 5), dtype))
+
+
+@pytest.mark.parametrize("by", [9877, -9877])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_operands_of_an_add_broadcast(same_bits: Check, by: int, swapped: bool) -> None:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        row = edit.call(aten.slice.Tensor, x, 2, 1, 2)
+        return edit.call(fxp.add.default, *((row, x) if swapped else (x, row)), 15001, by, 14, -128, 127, torch.int8)
+
+    same_bits(built((1, 3, 4, 5), body, dtype=torch.int8), extreme(torch.Generator().manual_seed(8), (3, 3, 4, 5), torch.int8))
 
 
 @exact
@@ -167,6 +142,50 @@ def test_sum_pool2d(same_bits: Check, seed: int, dtype: torch.dtype, rounding: A
     program = built((1, 3, 6, 7), body, dtype=dtype)
     assume(not violations(program))
     same_bits(program, extreme(torch.Generator().manual_seed(seed), (3, 3, 6, 7), dtype))
+
+
+@exact
+@given(seeds, bytes_, bytes_, st.sampled_from([(3, 1, 1), (3, 4, 5), (1, 4, 1), (5,), ()]), roundings(), st.booleans(), st.data())
+def test_multiply(
+    same_bits: Check, seed: int, dtype: torch.dtype, other: torch.dtype, shape: tuple[int, ...], rounding: Any, per_channel: bool, data: Any
+) -> None:
+    """Of two types, the second operand broadcast from a part of the first."""
+    b = multipliers(data.draw, 3 if per_channel else 1)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        part = x
+        for axis, size in enumerate((1,) * (3 - len(shape)) + shape, 1):
+            part = edit.call(aten.slice.Tensor, part, axis, 0, size)
+        table = torch.arange(-128, 128).to(torch.int8) if other == torch.int8 else torch.arange(256).flip(0).to(torch.uint8)
+        y = edit.call(fxp.lut.default, part, edit.add_tensor("table", table[None]), 1)
+        return requantized(edit, edit.call(fxp.multiply.default, x, y), b, rounding, 1)
+
+    program = built((1, 3, 4, 5), body, dtype=dtype)
+    assume(not violations(program))
+    same_bits(program, extreme(torch.Generator().manual_seed(seed), (30, 3, 4, 5), dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8])
+@pytest.mark.parametrize("b", [1, 2, 255, 256, 257, 20001, 32767])
+def test_every_product_of_two_bytes(same_bits: Check, dtype: torch.dtype, b: int) -> None:
+    values = torch.arange(256).to(dtype)
+    pairs = torch.stack([values.repeat_interleave(256), values.repeat(256)], 1).reshape(256, 256, 2)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        first, second = (edit.call(aten.slice.Tensor, x, 2, place, place + 1) for place in (0, 1))
+        acc = edit.call(fxp.multiply.default, first, second)
+        return requantized(edit, acc, torch.tensor([b], dtype=torch.int32), (16, torch.iinfo(dtype).min, torch.iinfo(dtype).max, dtype), 1)
+
+    same_bits(built((1, 256, 2), body, dtype=dtype), pairs)
+
+
+def test_a_product_with_two_readers(same_bits: Check) -> None:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        acc, b = edit.call(fxp.multiply.default, x, x), torch.tensor([300], dtype=torch.int32)
+        first, second = requantized(edit, acc, b, (15, -128, 127, torch.int8), 1), requantized(edit, acc, b, (14, 0, 255, torch.uint8), 1)
+        return edit.call(fxp.add.default, first, second, 3, -5, 3, -128, 127, torch.int8)
+
+    same_bits(built((1, 256), body, dtype=torch.int8), torch.arange(-128, 128).to(torch.int8)[None])
 
 
 RANGES = (

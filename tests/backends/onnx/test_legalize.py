@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from fxpress_backends.onnx import ONNX
 from fxpress_backends.onnx.integer import F1
 from fxpress_backends.onnx.legalize import refusals
 from fxpress_backends.onnx.walk import Flavour
-from fxpress_ir import Edit, Program, verify
+from fxpress_ir import Edit, Program, capture, verify
 from fxpress_ir.errors import BackendError
-from support import aten, built, fxp, requantize, residual_net
+from support import aten, built, fxp, moving_net, requantize, residual_net
 from torch import fx
 
 INTEGER = ("onnx:int", "onnx:qlinear")
@@ -37,6 +38,7 @@ def wide_sum(weights: int, bias: int, dtype: torch.dtype) -> Program:
 @pytest.mark.parametrize("name", INTEGER)
 def test_a_net_of_every_operator_is_taken(name: str, targets: Mapping[str, Target]) -> None:
     assert ONNX.legalize(residual_net(), targets[name]) == ()
+    assert ONNX.legalize(moving_net(), targets[name]) == ()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,48 @@ def test_refusals_name_the_node(name: str, program: Program, node: str, reason: 
     with pytest.raises(BackendError):
         ONNX.lower(program, targets[name], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_a_padded_window_is_refused_where_onnx_runtime_fuses_the_padding(name: str, targets: Mapping[str, Target]) -> None:
+    def net(value: int) -> Program:
+        def body(edit: Edit, x: fx.Node) -> fx.Node:
+            padded = edit.call(fxp.pad2d.default, edit.call(fxp.pad2d.default, x, [0, 0, 1, 0], value), [1, 0, 0, 0], value)
+            return edit.call(fxp.max_pool2d.default, padded, [2, 2], [1, 1], [0, 1, 1, 0], [1, 1])
+
+        return built((1, 2, 4, 4), body, dtype=torch.int8)
+
+    (refusal,) = ONNX.legalize(net(-128), targets[name])
+    assert refusal.reason == "padding [1, 1, 2, 0] is not smaller than the window"
+    assert ONNX.legalize(net(-127), targets[name]) == ()
+
+
+def symbolic(body: Callable[[Edit, fx.Node, fx.Node], fx.Node]) -> Program:
+    """`body` gets an image of symbolic height and that height."""
+
+    class Twice(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + x
+
+    dims = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", max=64)}
+    edit = capture(Twice(), (torch.zeros(2, 3, 4, 5, dtype=torch.int8),), dynamic_shapes={"x": dims}).edit()
+    x, old = edit.graph.find_nodes(op="placeholder")[0], edit.graph.output_node().args[0][0]
+    with edit.graph.inserting_before(old):
+        new = body(edit, x, edit.call(aten.sym_size.int, x, 2))
+    edit.replace(old, new)
+    return edit.finish(stage="integer")
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_symbolic_bounds_and_heights(name: str, targets: Mapping[str, Target]) -> None:
+    (refusal,) = ONNX.legalize(symbolic(lambda edit, x, height: edit.call(fxp.insert_zeros.default, x, [2, 2])), targets[name])
+    assert refusal.reason == "the height or width is symbolic"
+
+    def body(edit: Edit, x: fx.Node, height: fx.Node) -> fx.Node:
+        return edit.call(aten.slice.Tensor, x, 2, 0, edit.call(operator.floordiv, height, 2))
+
+    (refusal,) = ONNX.legalize(symbolic(body), targets[name])
+    assert refusal.reason == "a bound of the slice is symbolic"
 
 
 @pytest.mark.parametrize("name", INTEGER)

@@ -11,7 +11,7 @@ import torch
 from fxpress_backends.contract import Target
 from fxpress_backends.onnx import ONNX, run
 from fxpress_ir.errors import BackendError
-from support import residual_net
+from support import moving_net, residual_net
 
 
 @pytest.fixture
@@ -47,6 +47,16 @@ def test_unfused_adds_for_other_processors_give_the_same_bits(folder: Path, monk
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5)) * 4
     (result,) = ONNX.load(folder, {"target": "onnx:qlinear"}, {}).run([x.numpy()])
     np.testing.assert_array_equal(result, residual_net().run(x)[0].numpy())
+
+
+def test_unfused_products_for_other_processors_give_the_same_bits(
+    tmp_path: Path, targets: Mapping[str, Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run.platform, "machine", lambda: "aarch64")
+    ONNX.lower(moving_net(), targets["onnx:qlinear"], tmp_path)
+    x = torch.randn(3, 6, 7, 6, generator=torch.Generator().manual_seed(5)) * 4
+    (result,) = ONNX.load(tmp_path, {"target": "onnx:qlinear"}, {}).run([x.numpy()])
+    np.testing.assert_array_equal(result, moving_net().run(x)[0].numpy())
 
 
 def test_the_self_test_counts_exactly() -> None:

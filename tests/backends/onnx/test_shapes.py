@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,15 @@ def counted(*shape: int) -> Tensor:
         (aten.squeeze.dim, (2,)),
         (aten.squeeze.dim, (1,)),
         (aten.squeeze.dims, ([1, 2],)),
+        (aten.slice.Tensor, (1, 1)),
+        (aten.slice.Tensor, (1, -2, sys.maxsize)),
+        (aten.slice.Tensor, (-1, None, None, 3)),
+        (aten.slice.Tensor, (3, 1, -1, 2)),
+        (aten.slice.Tensor, (3, -9, 9)),
+        (aten.expand.default, ([-1, 3, 5, 4],)),
+        (aten.expand.default, ([2, -1, 3, 6, 4],)),
+        (aten.expand.default, ([-1, -1, 1, 4],)),
+        (aten.expand.default, ([1, -1, -1, -1, -1],)),
         (aten.contiguous.default, ()),
         (aten.clone.default, ()),
     ],
@@ -96,6 +106,28 @@ def test_a_size_may_be_divided(same_bits: Check, length: int) -> None:
     program = with_two_sizes(_Join(), torch.export.Dim("length", min=2, max=64), pooled)
     same_bits(program, counted(3, length, 6))
     assert "Div" in [node.op_type for node in emit(program, F1).graph]
+
+
+def test_an_expanded_size_is_another_inputs_dimension(same_bits: Check) -> None:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        first = edit.call(aten.slice.Tensor, x, 1, 0, 1)
+        sizes = [edit.call(aten.sym_size.int, x, dimension) for dimension in (0, 1)]
+        return edit.call(fxp.add.default, x, edit.call(aten.expand.default, first, [*sizes, 6]), 3, 4, 3, 0, 255, torch.uint8)
+
+    program = with_two_sizes(_Join(), torch.export.Dim("length", min=2, max=64), body)
+    same_bits(program, counted(3, 9, 6))
+    assert "Expand" in [node.op_type for node in emit(program, F1).graph]
+
+
+def test_movements_of_an_image_of_symbolic_height(same_bits: Check) -> None:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        image = edit.call(aten.unsqueeze.default, x, 1)
+        chosen = edit.call(fxp.select2d.default, image, [3, 0, 1], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
+        joined = edit.call(fxp.concat.default, [chosen, edit.call(fxp.pad2d.default, image, [1, 3, 0, 3], 7)], 2)
+        table = edit.add_tensor("table", torch.arange(256).flip(0).to(torch.uint8)[None])
+        return edit.call(aten.squeeze.dim, edit.call(fxp.lut.default, joined, table, 1), 1)
+
+    same_bits(with_two_sizes(_Join(), torch.export.Dim("length", min=4, max=64), body), counted(3, 9, 6))
 
 
 def test_a_window_as_high_as_the_example_is_not_the_whole_image(same_bits: Check) -> None:

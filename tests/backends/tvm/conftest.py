@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from fxpress_backends.contract import Runner, Target
 from fxpress_backends.tvm import TVM
 from fxpress_ir import Edit, Program, capture, verify
 from torch import Tensor, fx, nn
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3] / "benchmarks")]
 
 Body = Callable[[Edit, fx.Node], fx.Node]
 Case = tuple[Sequence[int], torch.dtype, Body]

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 import torch
 from fxpress_ir import Edit
 from support import aten, fxp
 from torch import Tensor, fx
-
-Check = Callable[..., None]
-Body = Callable[[Edit, fx.Node], fx.Node]
-U8, S8, S16 = (0, 255, torch.uint8), (-128, 127, torch.int8), (-32768, 32767, torch.int32)
-BYTES = pytest.mark.parametrize("dtype", [torch.int8, torch.uint8], ids=["s8", "u8"])
+from tvm_cases import BYTES, S8, S16, U8, Body, Check, Limits, biases, convolution, multipliers, requantized, weights
 
 CONVOLUTIONS: tuple[tuple[Any, ...], ...] = (
     # inputs, outputs, groups, (height, width), kernel, stride, padding (top, left, bottom, right), dilation
@@ -33,49 +28,6 @@ CONVOLUTIONS: tuple[tuple[Any, ...], ...] = (
     (8, 64, 2, (4, 4), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     (68, 17, 17, (3, 3), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
 )
-
-
-def weights(generator: torch.Generator, *shape: int) -> Tensor:
-    """Random, with the first output channel all 127 and the last all -127."""
-    drawn = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
-    drawn[0], drawn[-1] = 127, -127
-    return drawn
-
-
-def biases(generator: torch.Generator, count: int) -> Tensor:
-    return torch.randint(-9999, 9999, (count,), generator=generator, dtype=torch.int32)
-
-
-def multipliers(generator: torch.Generator, count: int, depth: int) -> Tensor:
-    """Around what fills an 8-bit result at c = 16, among them powers of two, which make ties."""
-    middle = max(2, int(2**16 / (60 * depth**0.5)))
-    drawn = torch.randint(max(1, middle // 4), middle * 4, (count,), generator=generator, dtype=torch.int32).clamp(max=32767)
-    drawn[::3] = 2 ** int(middle).bit_length() // 2
-    return drawn
-
-
-def requantized(edit: Edit, acc: fx.Node, b: Tensor, c: int, limits: tuple[int, int, torch.dtype], axis: int = 1) -> fx.Node:
-    qmin, qmax, dtype = limits
-    return edit.call(fxp.requantize.default, acc, edit.add_tensor("b", b), c, qmin, qmax, axis, dtype)
-
-
-def convolution(case: Sequence[Any], number: int, limits: tuple[int, int, torch.dtype] | None) -> Body:
-    inputs, outputs, groups, _, kernel, stride, padding, dilation = case
-    generator = torch.Generator().manual_seed(number)
-    depth = inputs // groups * kernel[0] * kernel[1]
-
-    def body(edit: Edit, x: fx.Node) -> fx.Node:
-        weight = edit.add_tensor("weight", weights(generator, outputs, inputs // groups, *kernel))
-        bias = (
-            edit.add_tensor("bias", torch.randint(-9999, 9999, (outputs,), generator=generator, dtype=torch.int32)) if number % 3 else None
-        )
-        acc = edit.call(fxp.conv2d.default, x, weight, bias, list(stride), list(padding), list(dilation), groups)
-        if limits is None:
-            return acc
-        b = multipliers(generator, outputs if number % 4 else 1, depth)
-        return requantized(edit, acc, b, 15 if limits is S16 else 16, limits)
-
-    return body
 
 
 @BYTES
@@ -109,10 +61,7 @@ def test_linear(dtype: torch.dtype, same_on_extremes: Check) -> None:
         generator = torch.Generator().manual_seed(number)
 
         def linear(edit: Edit, x: fx.Node) -> fx.Node:
-            weight, bias = (
-                weights(generator, outputs, inputs),
-                torch.randint(-9999, 9999, (outputs,), generator=generator, dtype=torch.int32),
-            )
+            weight, bias = weights(generator, outputs, inputs), biases(generator, outputs)
             acc = edit.call(fxp.linear.default, x, edit.add_tensor("w", weight), edit.add_tensor("bias", bias) if number % 2 else None)
             limits = (U8, S8, None, S16)[number % 4]
             if limits is None:
@@ -136,7 +85,7 @@ def test_pools(dtype: torch.dtype, same_on_extremes: Check) -> None:
     def largest(window: Sequence[Sequence[int]]) -> Body:
         return lambda edit, x: edit.call(fxp.max_pool2d.default, x, *map(list, window))
 
-    def summed(window: Sequence[Sequence[int]], limits: tuple[int, int, torch.dtype] | None, b: Sequence[int]) -> Body:
+    def summed(window: Sequence[Sequence[int]], limits: Limits | None, b: Sequence[int]) -> Body:
         def body(edit: Edit, x: fx.Node) -> fx.Node:
             acc = edit.call(fxp.sum_pool2d.default, x, *map(list, window))
             return acc if limits is None else requantized(edit, acc, torch.tensor(b, dtype=torch.int32), 2, limits)
@@ -157,7 +106,7 @@ def test_requantize_rounds_every_tie_to_even(side_by_side: Check, same_bits: Che
     wide = torch.tensor([-(2**31), 2**31 - 1, -(2**31) + 1, 2**30, -(2**30), 65535, -65536, 0], dtype=torch.int32).repeat(512)
     x = torch.stack([near, wide]).reshape(2, 16, 16, 16)
 
-    def body(limits: tuple[int, int, torch.dtype], c: int, b: Sequence[int], axis: int) -> Body:
+    def body(limits: Limits, c: int, b: Sequence[int], axis: int) -> Body:
         return lambda edit, x: requantized(edit, x, torch.tensor(b, dtype=torch.int32), c, limits, axis)
 
     several = [1, 2, 3, 4, 32767, 1 << 14, 255, 257] * 2
@@ -173,7 +122,7 @@ def test_requantize_rounds_every_tie_to_even(side_by_side: Check, same_bits: Che
 def test_requantize_of_8_bits(dtype: torch.dtype, same_on_extremes: Check) -> None:
     """Multipliers along the columns of an image and of a matrix, and one for all."""
 
-    def body(b: Sequence[int], c: int, limits: tuple[int, int, torch.dtype], axis: int) -> Body:
+    def body(b: Sequence[int], c: int, limits: Limits, axis: int) -> Body:
         return lambda edit, x: requantized(edit, x, torch.tensor(b, dtype=torch.int32), c, limits, axis)
 
     image, matrix = (17, 2, 3), (2, 19)
@@ -190,7 +139,7 @@ def test_requantize_of_8_bits(dtype: torch.dtype, same_on_extremes: Check) -> No
 def test_add(dtype: torch.dtype, same_on_extremes: Check) -> None:
     """With itself under two multipliers (ties), with the other sign, and spread along rows, columns and channels."""
 
-    def twice(limits: tuple[int, int, torch.dtype], bx: int, by: int, c: int) -> Body:
+    def twice(limits: Limits, bx: int, by: int, c: int) -> Body:
         return lambda edit, x: edit.call(fxp.add.default, x, x, bx, by, c, *limits)
 
     def mixed(edit: Edit, x: fx.Node) -> fx.Node:
@@ -266,7 +215,7 @@ def test_borders(side_by_side: Check, same_bits: Check) -> None:
     scales = (0.03, 1.0, 0.1, 2.0**-7, 3.3e-5, 117.0)
     steps = torch.arange(-300, 300, dtype=torch.float32) + 0.5
 
-    def body(scale: float, limits: tuple[int, int, torch.dtype]) -> Body:
+    def body(scale: float, limits: Limits) -> Body:
         def there_and_back(edit: Edit, x: fx.Node) -> fx.Node:
             q = edit.call(fxp.quantize.default, x, scale, *limits)
             return edit.call(fxp.dequantize.default, q, scale) if scale < 1 else q

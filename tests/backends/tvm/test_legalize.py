@@ -56,6 +56,18 @@ REFUSED: tuple[tuple[str, tuple[int, ...], torch.dtype, Body], ...] = (
         lambda edit, x: edit.call(fxp.quantize.default, x, 0.5, -(2**31), 2**31 - 1, torch.int32),
     ),
     (
+        "slice_tensor: dimension 0 is sliced by or along a dynamic size",
+        (1, 7),
+        torch.int8,
+        lambda edit, x: edit.call(aten.slice.Tensor, x, 0, 0, 1),
+    ),
+    (
+        "concat_default: its xs is a constant",
+        (1, 7),
+        torch.int8,
+        lambda edit, x: edit.call(fxp.concat.default, [x, edit.add_tensor("y", torch.ones(1, 7, dtype=torch.int8))], 0),
+    ),
+    (
         "add_default: its y is a constant",
         (1, 3),
         torch.int8,
@@ -78,9 +90,21 @@ def test_fixed_batches_are_held_to_the_same(fixed: Callable[..., Program]) -> No
     def other_rank(edit: Edit, x: fx.Node) -> fx.Node:
         return edit.call(fxp.add.default, x, edit.call(aten.unsqueeze.default, x, 0), 1, 1, 1, -128, 127, torch.int8)
 
+    def a_table_an_image(edit: Edit, x: fx.Node) -> fx.Node:
+        return edit.call(fxp.lut.default, x, edit.add_tensor("table", torch.zeros(3, 256, dtype=torch.int8)), 0)
+
+    def product_of_ranks(edit: Edit, x: fx.Node) -> fx.Node:
+        return edit.call(fxp.multiply.default, edit.call(aten.unsqueeze.default, x, 0), x)
+
+    def to_more_dimensions(edit: Edit, x: fx.Node) -> fx.Node:
+        return edit.call(aten.expand.default, x, [2, 3, 5])
+
     example = torch.zeros(3, 5, dtype=torch.int8)
-    assert refused(fixed(example, along_the_batch)) == "requantize_default: its multipliers run along dimension 0"
-    assert refused(fixed(example, other_rank)) == "add_default: adds shapes [3, 5] and [1, 3, 5]"
+    assert refused(fixed(example, along_the_batch)) == "requantize_default: its b runs along dimension 0"
+    assert refused(fixed(example, a_table_an_image)) == "lut_default: its table runs along dimension 0"
+    assert refused(fixed(example, other_rank)) == "add_default: combines shapes [3, 5] and [1, 3, 5]"
+    assert refused(fixed(example, product_of_ranks)) == "multiply_default: combines shapes [1, 3, 5] and [3, 5]"
+    assert refused(fixed(example, to_more_dimensions)) == "expand_default: [3, 5] is expanded to 3 dimensions"
 
 
 def test_float_program() -> None:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from fxpress_backends.contract import Target
-from fxpress_backends.tvm import cpu, pack
+from fxpress_backends.tvm import cpu
 from fxpress_backends.tvm.kernels import KERNELS
 from fxpress_backends.tvm.physical import Group, Plan
 from fxpress_backends.tvm.plan import plan
 from fxpress_backends.tvm.rules import RULES
-from fxpress_backends.tvm.tile import REGISTERS, image_tile, matrix_tile, registers
 from fxpress_ir import Edit, Program
 from fxpress_ir.ops import INTEGER_OPERATORS
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import aten, built, conv, fxp, multipliers, residual_net
 from torch import fx
 
@@ -98,16 +94,52 @@ def group_of(program: Program, target: Target, node: str) -> tuple[Plan, Group]:
     return made, next(group for group in made.groups if node in group.nodes)
 
 
-@pytest.mark.parametrize(
-    ("groups", "kernel", "why"), [(1, "conv2d_vnni", ""), (2, "conv2d_loops", "2 groups"), (34, "conv2d_loops", "34 groups")]
+GROUPS: tuple[tuple[int, int, int, str, dict[str, int], str], ...] = (
+    # inputs, outputs, groups; kernel, inputs and outputs of a merged group, why
+    (34, 34, 1, "conv2d_vnni", {}, ""),
+    (34, 34, 2, "conv2d_vnni", {}, ""),
+    (34, 34, 34, "conv2d_depthwise", {}, ""),
+    (64, 128, 2, "conv2d_vnni", {"group_inputs": 32, "group_outputs": 64}, ""),
+    (64, 64, 16, "conv2d_vnni", {"group_inputs": 16, "group_outputs": 16}, ""),
+    (40, 80, 40, "conv2d_vnni", {"group_inputs": 8, "group_outputs": 16}, ""),
+    (34, 17, 17, "conv2d_loops", {"group_inputs": 2, "group_outputs": 1}, "17 groups of 2 inputs and 1 outputs"),
 )
-def test_grouped_convolutions_say_why_they_are_loops(groups: int, kernel: str, why: str) -> None:
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "groups", "kernel", "merged", "why"), GROUPS)
+def test_groups_are_merged_to_whole_vectors(inputs: int, outputs: int, groups: int, kernel: str, merged: dict[str, int], why: str) -> None:
     def body(edit: Edit, x: fx.Node) -> fx.Node:
-        weight = edit.add_tensor("weight", torch.ones(34, 34 // groups, 1, 1, dtype=torch.int8))
+        weight = edit.add_tensor("weight", torch.ones(outputs, inputs // groups, 1, 1, dtype=torch.int8))
         return edit.call(fxp.conv2d.default, x, weight, None, [1, 1], [0] * 4, [1, 1], groups)
 
-    _, group = group_of(built((1, 34, 3, 3), body, dtype=torch.uint8), VNNI, "conv2d_default")
+    program = built((1, inputs, 3, 3), body, dtype=torch.uint8)
+    _, group = group_of(program, VNNI, "conv2d_default")
     assert (group.kernel, group.why) == (kernel, why)
+    assert {key: value for key, value in group.attributes.items() if key.startswith("group_")} == merged
+    _, group = group_of(program, GENERIC, "conv2d_default")
+    assert (group.kernel, group.why) == ("conv2d_loops", "the target has no AVX512-VNNI")
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "kernel", "why"),
+    [
+        ((16, 4, 4), 1, "lut_permute", ""),
+        ((16, 4, 3), 1, "lut", "48 bytes in a row"),
+        ((16, 4, 4), 16, "lut", "a table for each of 16"),
+    ],
+)
+def test_tables_of_bytes(shape: tuple[int, ...], rows: int, kernel: str, why: str) -> None:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        table = torch.arange(256, dtype=torch.uint8).repeat(rows, 1)
+        return edit.call(fxp.lut.default, x, edit.add_tensor("table", table), 1)
+
+    program = built((1, *shape), body, dtype=torch.int8)
+    made, group = group_of(program, cpu.native((*VNNI.features, cpu.VBMI)), "lut_default")
+    assert (group.kernel, group.why) == (kernel, why)
+    np.testing.assert_array_equal(made.constants["lut_default.table"][0], np.arange(256))
+    made, group = group_of(program, GENERIC, "lut_default")
+    assert group.kernel == "lut"
+    np.testing.assert_array_equal(made.constants["lut_default.table"][0], np.roll(np.arange(256), 128))
 
 
 def test_an_accumulator_with_two_readers_is_not_fused() -> None:
@@ -132,37 +164,6 @@ def test_the_pre_clip_stays_only_where_a_product_could_overflow(weight: int, cli
     assert group.attributes["clip"] is clip
 
 
-@given(st.integers(1, 230), st.integers(1, 230), st.integers(1, 64))
-@settings(max_examples=200, deadline=None, derandomize=True)
-def test_tiles_fit_the_registers_and_the_image(height: int, width: int, vectors: int) -> None:
-    rows, columns, wide = image_tile(height, width, vectors)
-    assert 1 <= rows <= height
-    assert 1 <= columns <= width
-    assert vectors % wide == 0
-    assert registers(rows * columns, wide) <= REGISTERS
-    tall, wide = matrix_tile(vectors)
-    assert vectors % wide == 0
-    assert registers(tall, wide) <= REGISTERS
-
-
-def test_tiles_of_resnet_waste_nothing() -> None:
-    assert [image_tile(size, size, 4) for size in (112, 56, 28, 14, 7)] == [(1, 14, 2)] * 4 + [(1, 7, 2)]
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(0, 99))
-@settings(max_examples=50, deadline=None, derandomize=True)
-def test_packed_weights_are_found_where_kernels_look(outputs: int, inputs: int, height: int, width: int, seed: int) -> None:
-    weight = np.random.default_rng(seed).integers(-127, 128, (outputs, inputs, height, width))
-    channels, stored = pack.rounded_up(outputs, 16), pack.rounded_up(inputs, 4)
-    by_lane, by_word = pack.weights_by_lane(weight, channels), pack.weights_by_word(weight, channels, stored)
-    for o, i, h, w in product(range(outputs), range(inputs), range(height), range(width)):
-        tap = h * width + w
-        assert by_lane[o // 16, tap * inputs + i, o % 16] == weight[o, i, h, w]
-        assert by_word[o // 16, tap * (stored // 4) + i // 4, o % 16 * 4 + i % 4] == weight[o, i, h, w]
-    total = np.abs(weight).sum()
-    assert np.abs(by_lane.astype(int)).sum() == np.abs(by_word.astype(int)).sum() == total
-
-
 CPUS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("aarch64", "fp asimd", ("aarch64",)),
     ("x86_64", "", ("x86-64",)),
@@ -182,7 +183,8 @@ def test_cards_name_what_the_compiler_may_use() -> None:
     def card(flags: frozenset[str]) -> Target:
         return cpu.native(cpu.features_of("x86_64", flags))
 
-    assert cpu.llvm_target(card(every)) == {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]}
+    assert cpu.llvm_target(card(every)) == {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "+avx512vbmi"]}
+    assert cpu.llvm_target(card(every - {"avx512vbmi"})) == {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]}
     assert cpu.llvm_target(card(every - {"avx512_vnni"})) == {"kind": "llvm", "mcpu": "x86-64-v4"}
     assert card(every).storage == "u8+128"
     assert card(every - {"avx512_vnni"}).storage == GENERIC.storage == "s8"

@@ -13,7 +13,7 @@ from fxpress_ir.dyadic import saturation_bounds, shift_for
 from fxpress_ir.ops import INTEGER_OPERATORS, OPERATORS, SHAPE_OPERATORS, Interval, arguments, constant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import aten, built, fxp, residual_net
+from support import aten, built, fxp, moving_net, residual_net
 from torch import Tensor, fx
 
 
@@ -28,8 +28,8 @@ def test_every_integer_operator_has_a_proof_rule_and_fake_quantisers_have_none()
     assert {row.name for row in OPERATORS.values() if row.prove is None} == {"fake_quantize", "fake_quantize_channels"}
 
 
-def test_every_integer_operator_stands_in_the_hand_made_net() -> None:
-    used = {node.target for node in residual_net().graph.nodes if node.op == "call_function"}
+def test_every_integer_operator_stands_in_the_hand_made_nets() -> None:
+    used = {node.target for net in (residual_net(), moving_net()) for node in net.graph.nodes if node.op == "call_function"}
     assert used >= INTEGER_OPERATORS.keys()
 
 
@@ -47,6 +47,8 @@ SAMPLES: dict[Any, tuple[Any, ...]] = {
     aten.unsqueeze.default: (0,),
     aten.squeeze.dim: (1,),
     aten.squeeze.dims: ([1],),
+    aten.slice.Tensor: (0, 0, 2**63 - 1, 1),
+    aten.expand.default: ([1, 3, 2, 4],),
     aten.contiguous.default: (),
     aten.clone.default: (),
 }

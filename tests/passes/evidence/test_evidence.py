@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from float_programs import residual_program, sample
+from float_programs import captured, residual_program, sample
 from fxpress_ir.errors import CalibrationError
 from fxpress_passes import Context, FoldBatchNorm
 from fxpress_passes.evidence import Calibration, Evidence, Range
@@ -68,3 +68,19 @@ def test_a_failed_measurement_is_not_kept(runs: list[int]) -> None:
     batches[1] = sample(residual_program(), 2, seed=1)
     assert isinstance(evidence.ranges(residual_program())["x"], Range)
     assert runs == [2, 2, 2]
+
+
+def test_histograms_are_measured_once_and_agree_with_the_ranges(runs: list[int]) -> None:
+    evidence, program = Evidence(_calibration()), residual_program()
+    histograms = evidence.histograms(program)
+    assert evidence.histograms(program.noted("nothing")) is histograms
+    assert runs == []  # the ranges were not needed for them
+    assert {name: histogram.seen for name, histogram in histograms.items()} == dict(evidence.ranges(program))
+    sizes = {name: int(histogram.counts.sum()) for name, histogram in histograms.items()}
+    assert sizes["x"] == 6 * 3 * 8 * 8
+
+
+def test_a_value_that_is_not_finite_has_no_histogram() -> None:
+    program = captured(torch.log, 1, 2)
+    with pytest.raises(CalibrationError, match="log: the value is NaN or infinite on calibration data"):
+        Evidence(Calibration([torch.tensor([[1.0, 0.0]])])).histograms(program)

@@ -145,16 +145,15 @@ def _read_twice(edit: Edit, x: fx.Node) -> fx.Node:
 ALONE: dict[str, tuple[Callable[[], Program], str]] = {
     "no layer": (
         lambda: captured(Chain(nn.ReLU(), _norm(4, 3)), 1, 3, 6, 6),
-        "batch_norm: it follows relu, which is no convolution or linear",
+        "batch_norm: it follows relu, which is no convolution or linear, and it is read by an output",
     ),
-    "an input": (lambda: captured(Chain(_norm(4, 3)), 1, 3, 6, 6), "batch_norm: it follows x, which is no convolution or linear"),
-    "transposed": (
-        lambda: captured(Chain(nn.ConvTranspose2d(2, 3, 3), _norm(4, 3)), 1, 2, 6, 6),
-        "batch_norm: it follows conv_transpose2d, which is no convolution or linear",
+    "an input": (
+        lambda: captured(Chain(_norm(4, 3)), 1, 3, 6, 6),
+        "batch_norm: it follows x, which is no convolution or linear, and it is read by an output",
     ),
     "read twice": (
         lambda: built((1, 3, 6, 6), _read_twice, stage="float"),
-        "batch_norm_default: the output of conv2d_default is also read by relu_default",
+        "batch_norm_default: the output of conv2d_default is also read by relu_default, and it is read by add_tensor, which is no",
     ),
     "training": (
         lambda: built((1, 3, 6, 6), lambda edit, x: _normed(edit, _conv(edit, x), training=True), stage="float"),
@@ -162,19 +161,19 @@ ALONE: dict[str, tuple[Callable[[], Program], str]] = {
     ),
     "computed weight": (
         lambda: built((1, 3, 6, 6), _computed_weight, stage="float"),
-        "batch_norm_default: a weight is computed; run fold-constants first",
+        "batch_norm_default: a weight of conv2d_default is computed (run fold-constants first), and it is read by an output",
     ),
     "features in the last dimension": (
         lambda: captured(Chain(nn.Linear(4, 4), _norm(3, 3)), 1, 3, 4),
-        "batch_norm: linear has 3 dimensions, so its features are not the norm's channels",
+        "batch_norm: linear has 3 dimensions, so its features are not the norm's channels, and it is read by an output",
     ),
     "no batch": (
         lambda: built((3, 6), lambda edit, x: _unbatched(edit, x), stage="float"),
-        "batch_norm_default: conv1d_default has 2 dimensions, so its features are not the norm's channels",
+        "batch_norm_default: conv1d_default has 2 dimensions, so its features are not the norm's channels, and it is read by an output",
     ),
     "half precision": (
         lambda: captured(Chain(nn.Linear(4, 3), _norm(2, 3)).bfloat16(), 1, 4, dtype=torch.bfloat16),
-        "batch_norm: a torch.bfloat16 weight cannot take the norm's factors without loss; convert the model to float32",
+        "batch_norm: torch.bfloat16 constants cannot take its factors without loss; convert the model to float32",
     ),
 }
 
@@ -190,15 +189,54 @@ def test_what_cannot_be_folded_is_left_alone_with_the_reason(name: str) -> None:
     make, reason = ALONE[name]
     program, context = make(), Context()
     with untouched(program):
-        assert FoldBatchNorm().apply(program, context) is program
-    assert refusals(context) == [reason]
+        assert FoldBatchNorm(rewrite=False).apply(program, context) is program
+    (said,) = refusals(context)
+    assert said.startswith(reason)
 
 
-def test_one_refused_norm_does_not_keep_the_others() -> None:
+@pytest.mark.parametrize("name", ["no layer", "an input", "read twice", "computed weight", "features in the last dimension", "no batch"])
+def test_what_cannot_be_folded_becomes_a_scale_and_a_shift_and_is_named(name: str) -> None:
+    make, reason = ALONE[name]
+    program, context = make(), Context()
+    after = applied(FoldBatchNorm(), program, context)
+    assert "aten.batch_norm" not in operators(after)
+    assert operators(after).count("aten.mul.Tensor") == 1
+    (said,) = refusals(context)
+    assert said.startswith(reason)
+    assert said.endswith("; it is a scale and a shift now")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_takes_the_norm_after_it(groups: int) -> None:
+    layer = nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=groups)
+    program = captured(Chain(layer, _norm(4, 6)), 1, 4, 5, 5)
+    assert operators(applied(FoldBatchNorm(), program, Context())) == ["aten.conv_transpose2d.input"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "folds"),
+    [
+        (lambda: nn.Conv2d(3, 4, 3), True),
+        (lambda: nn.Conv2d(3, 4, 3, bias=False), True),
+        (lambda: nn.Conv2d(3, 6, 3, groups=3), True),
+        (lambda: nn.Conv2d(3, 4, 3, padding=1), False),
+    ],
+)
+def test_a_convolution_takes_the_norm_before_it_where_it_pads_nothing(layer: Callable[[], nn.Module], folds: bool) -> None:
+    program = captured(Chain(nn.ReLU(), _norm(4, 3), layer()), 1, 3, 6, 6)
+    context = Context()
+    after = applied(FoldBatchNorm(), program, context)
+    assert operators(after) == (
+        ["aten.relu", "aten.conv2d"] if folds else ["aten.relu", "aten.mul.Tensor", "aten.add.Tensor", "aten.conv2d"]
+    )
+    assert (refusals(context) == []) is folds
+
+
+def test_one_norm_after_another_both_fold() -> None:
     program, context = captured(Chain(nn.Conv2d(3, 3, 1), _norm(4, 3), _norm(4, 3, seed=4)), 1, 3, 6, 6), Context()
     after = applied(FoldBatchNorm(), program, context)
-    assert operators(after) == ["aten.conv2d", "aten.batch_norm"]
-    assert refusals(context) == ["batch_norm_1: it follows batch_norm, which is no convolution or linear"]
+    assert operators(after) == ["aten.conv2d"]  # the second follows the convolution once the first is part of it
+    assert refusals(context) == []
 
 
 def test_a_program_without_norms_comes_back_itself() -> None:

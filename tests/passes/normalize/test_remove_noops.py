@@ -96,6 +96,10 @@ CASES: dict[Any, Cases] = {
         (_call(_aten.permute.default, [0, 1, 2, 3]), _call(_aten.permute.default, [-4, -3, -2, -1])),
         (_call(_aten.permute.default, [0, 1, 3, 2]), _call(_aten.permute.default, [0, 2, 3, 1])),
     ),
+    **{
+        target: Cases((_call(target, [0, 0, 0, 0]), _call(target, [0, 0])), (_call(target, [0, 1, 0, 0]), _call(target, [1, 1])))
+        for target in (_aten.pad.default, _aten.constant_pad_nd.default)
+    },
     _aten.max_pool2d.default: Cases(
         (_call(_aten.max_pool2d.default, [1, 1]), _call(_aten.max_pool2d.default, [1, 1], [1, 1], [0, 0], [2, 2], True)),
         (_call(_aten.max_pool2d.default, [1, 1], [2, 2]), _call(_aten.max_pool2d.default, [3, 3], [1, 1], [1, 1])),

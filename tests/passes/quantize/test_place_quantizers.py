@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,8 +36,7 @@ EXPECTED = """\
   conv2d_1 = aten.conv2d(max_pool2d, conv2d_1_weight_q, %twice.bias, [1, 1], [1, 1]) : f32[batch, 4, 4, 4]
   conv2d_1_q = fxp.fake_quantize(conv2d_1, s, -128, 127) : f32[batch, 4, 4, 4]
   relu_1 = aten.relu(conv2d_1_q) : f32[batch, 4, 4, 4]
-  relu_1_q = fxp.fake_quantize(relu_1, s, 0, 255) : f32[batch, 4, 4, 4]
-  add = aten.add.Tensor(relu_1_q, conv2d_1_q) : f32[batch, 4, 4, 4]
+  add = aten.add.Tensor(relu_1, conv2d_1_q) : f32[batch, 4, 4, 4]
   add_q = fxp.fake_quantize(add, s, -128, 127) : f32[batch, 4, 4, 4]
   conv2d_2_weight_q = fxp.fake_quantize_channels(%left.weight, %conv2d_2.scale, 0, -127, 127) : f32[4, 4, 3, 3]
   conv2d_2 = aten.conv2d(add_q, conv2d_2_weight_q, %left.bias, [1, 1], [1, 1]) : f32[batch, 4, 4, 4]
@@ -63,8 +63,8 @@ def _code(program: Program) -> str:
     return re.sub(r"\b\d+\.\d+(e-\d+)?\b", "s", "\n".join(lines))
 
 
-def _plan(program: Program, context: Context | None = None, weight_bits: int = 8) -> Placement:
-    return PlaceQuantizers(weight_bits).decide(program, context or measured(program))
+def _plan(program: Program, context: Context | None = None, **options: Any) -> Placement:
+    return PlaceQuantizers(**options).decide(program, context or measured(program))
 
 
 def _limits(plan: Placement) -> dict[str, tuple[int, int]]:
@@ -90,9 +90,9 @@ def test_scales_come_from_the_ranges() -> None:
     def grid(name: str, limits: tuple[int, int]) -> Grid:
         return activation_grid(ranges[name].low, ranges[name].high, unsigned=limits == U8, bits=16 if limits == S16 else 8)
 
-    exact = {"x": S8, "relu": U8, "conv2d_1": S8, "relu_2": U8, "conv2d_3": S8, "linear": S16}
+    exact = {"x": S8, "relu": U8, "conv2d_1": S8, "add": S8, "relu_2": U8, "conv2d_3": S8, "linear": S16}
     assert {site: plan.activations[site] for site in exact} == {site: grid(site, limits) for site, limits in exact.items()}
-    snapped = {"relu_1": U8, "add": S8, "relu_3": U8, "adaptive_avg_pool2d": U8}
+    snapped = {"relu_3": U8, "adaptive_avg_pool2d": U8}
     for site, limits in snapped.items():
         # half a step of a b of 13 bits or more
         assert plan.activations[site].scale == pytest.approx(grid(site, limits).scale, rel=2.0**-13)
@@ -109,26 +109,21 @@ def test_every_multiplier_is_dyadic() -> None:
         snapped = plan.weights[layer]
         for scale, b in zip(snapped.scales, snapped.b, strict=True):
             assert grids[source] * scale / grids[site] == pytest.approx(b / 2**snapped.c, rel=1e-12)
-    for real in (
-        grids["conv2d_1"] / grids["relu_1"],
-        grids["relu_3"] / (4 * grids["adaptive_avg_pool2d"]),
-        max(grids["relu_1"], grids["conv2d_1"]) / grids["add"],
-        max(grids["conv2d_3"], grids["relu"]) / grids["relu_3"],
-    ):
+    for real in (grids["relu_3"] / (4 * grids["adaptive_avg_pool2d"]), max(grids["conv2d_3"], grids["relu"]) / grids["relu_3"]):
         assert real * 2**16 == pytest.approx(round(real * 2**16), rel=1e-12)
 
 
 def test_a_plan_survives_json_and_does_the_same() -> None:
     program, context = two_paths(), measured(two_paths())
-    plan = _plan(program, context)
+    plan = _plan(program, context, weight_bits=4)
     data = json.loads(json.dumps(asdict(plan)))
     rebuilt = Placement(
         {site: Grid(**grid) for site, grid in data["activations"].items()},
-        {layer: Snapped(tuple(part["scales"]), tuple(part["b"]), part["c"]) for layer, part in data["weights"].items()},
+        {layer: Snapped(**{**part, "scales": tuple(part["scales"]), "b": tuple(part["b"])}) for layer, part in data["weights"].items()},
     )
     assert rebuilt == plan
     with untouched(program):
-        assert place(program, rebuilt).hash == PlaceQuantizers().apply(program, context).hash
+        assert place(program, rebuilt).hash == PlaceQuantizers(weight_bits=4).apply(program, context).hash
 
 
 def test_an_edited_plan_is_followed() -> None:
@@ -144,27 +139,90 @@ def test_a_plan_of_another_program_is_an_error() -> None:
         place(two_paths(), plan)
 
 
-@pytest.mark.parametrize(("bits", "most"), [(8, 127), (4, 7), (2, 1)])
-def test_weights_take_the_bits_that_were_asked_for(bits: int, most: int) -> None:
-    program = captured(Chain(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)), 1, 3, 6, 6)
-    result = PlaceQuantizers(bits).apply(program, measured(program))
-    quantizers = [node for node in result.graph.nodes if node.target is _fxp.fake_quantize_channels.default]
-    for node in quantizers:
+def _widths(program: Program) -> list[int]:
+    """The largest weight of each layer in order, each filling the range of its quantiser."""
+    widths = []
+    for node in program.graph.find_nodes(op="call_function", target=_fxp.fake_quantize_channels.default):
         named = arguments(node)
-        scale = result.tensors[named["scale"].target]
-        weight = result.tensors[named["x"].target].detach()
-        steps = _fxp.fake_quantize_channels(weight, scale, 0, -most, most) / scale.float().reshape(-1, *[1] * (weight.dim() - 1))
-        assert (named["qmin"], named["qmax"]) == (-most, most)
-        assert int(steps.abs().max().round()) == most
-    assert len(quantizers) == 2
-    assert _limits(_plan(program, weight_bits=bits))["relu"] == U8
+        scale, weight = program.tensors[named["scale"].target].float(), program.tensors[named["x"].target].detach()
+        most = named["qmax"]
+        along = [-1 if d == named["axis"] else 1 for d in range(weight.dim())]
+        steps = _fxp.fake_quantize_channels(weight, scale, named["axis"], -most, most) / scale.reshape(along)
+        assert (named["qmin"], int(steps.abs().max().round())) == (-most, most)
+        widths.append(most)
+    return widths
 
 
-@pytest.mark.parametrize("bits", [0, 3, 16, "8"])
-def test_other_widths_are_an_error(bits: int) -> None:
+LAYERS = (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ConvTranspose2d(6, 2, 3), nn.Flatten(), nn.Linear(72, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [127, 127, 127, 127]),
+        ({"weight_bits": 4}, [127, 7, 7, 127]),
+        ({"weight_bits": 2}, [127, 1, 1, 127]),
+        ({"weight_bits": 4, "edge_bits": 4}, [7, 7, 7, 7]),
+        ({"edge_bits": 2}, [1, 127, 127, 1]),
+    ],
+)
+def test_inner_layers_take_the_bits_that_were_asked_for_and_the_first_and_the_last_their_own(
+    options: dict[str, int], expected: list[int]
+) -> None:
+    program = captured(Chain(*LAYERS), 1, 3, 6, 6)
+    result = PlaceQuantizers(**options).apply(program, measured(program))
+    assert _widths(result) == expected
+    assert _limits(_plan(program, **options)) == {"x": S8, "relu": U8, "conv2d_1": S8, "conv_transpose2d": S8, "linear": S16}
+
+
+def test_one_layer_is_the_first_and_the_last() -> None:
+    program = captured(Chain(nn.Flatten(), nn.Linear(12, 2)), 1, 3, 2, 2)
+    assert _widths(PlaceQuantizers(weight_bits=2, edge_bits=4).apply(program, measured(program))) == [7]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_bits": 0}, "weight_bits=0; one of 8, 4, 2"),
+        ({"weight_bits": 16}, "weight_bits=16; one of 8, 4, 2"),
+        ({"weight_bits": "8"}, "weight_bits='8'; one of 8, 4, 2"),
+        ({"edge_bits": 3}, "edge_bits=3; one of 8, 4, 2"),
+        ({"ranges": "median"}, "ranges='median'; one of minmax, percentile, mse, entropy"),
+        ({"border_ranges": ""}, "border_ranges=''; one of minmax, percentile, mse, entropy"),
+        ({"percentile": 50.0}, "percentile=50.0; above 50, up to 100"),
+        ({"percentile": 100.1}, "percentile=100.1; above 50, up to 100"),
+    ],
+)
+def test_other_options_are_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError) as caught:
-        PlaceQuantizers(weight_bits=bits)
-    assert str(caught.value) == f"place-quantizers: weight_bits={bits!r}; one of 8, 4, 2"
+        PlaceQuantizers(**options)
+    assert str(caught.value) == f"place-quantizers: {message}"
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
+def test_ranges_are_those_of_the_method_and_at_the_border_those_of_another(method: str) -> None:
+    program, context = two_paths(), measured(two_paths())
+    histograms = context.evidence.histograms(program)
+    plan = _plan(program, context, ranges=method, percentile=99.0)
+    for site, limits in _limits(plan).items():
+        seen = histograms[site].range("minmax" if site in ("x", "linear") else method, 99.0)
+        expected = activation_grid(seen.low, seen.high, unsigned=limits == U8, bits=16 if limits == S16 else 8)
+        assert plan.activations[site].scale == pytest.approx(expected.scale, rel=2.0**-12)
+    border = _plan(program, context, border_ranges=method, percentile=99.0)
+    plain = _plan(program, context)
+    narrower = {site for site, grid in border.activations.items() if grid.scale < 0.999 * plain.activations[site].scale}
+    assert narrower <= {"x", "linear"}
+    assert method == "mse" or narrower
+
+
+def test_an_outlier_costs_the_others_nothing_with_a_percentile() -> None:
+    program = captured(Chain(nn.ReLU(), nn.Conv2d(1, 2, 1)), 1, 1, 8, 8)
+    x = torch.randn(64, 1, 8, 8)
+    x[0, 0, 0, 0] = 1000.0
+    options = ({}, {"ranges": "percentile", "percentile": 99.9})
+    plain, clipped = (_plan(program, _on(x), **each).activations["relu"].scale for each in options)
+    assert plain == pytest.approx(1000 / 255)
+    assert clipped < 6 / 255
 
 
 @pytest.mark.parametrize(("low", "expected"), [(0.0, U8), (-1e-3, S8)])
@@ -181,6 +239,12 @@ SITES: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, int]]]] = {
     "an average of signed values is signed": (lambda: nn.AvgPool2d(2), {"x": S8, "avg_pool2d": S8}),
     "an average that alone is rectified is unsigned": (lambda: Chain(nn.AvgPool2d(2), nn.ReLU()), {"x": S8, "relu": U8}),
     "a maximum keeps its input's grid": (lambda: Chain(nn.MaxPool2d(2), nn.ReLU()), {"x": S8, "relu": U8}),
+    "a function of many operators has one": (
+        lambda: Chain(nn.MaxPool2d(2), nn.Hardswish(), nn.BatchNorm2d(3)),
+        {"x": S8, "batch_norm": S8},
+    ),
+    "an upsampled value keeps its grid": (lambda: Chain(nn.Upsample(scale_factor=2), nn.ConstantPad2d(1, 0.5)), {"x": S8}),
+    "a bilinear one has its own": (lambda: Chain(nn.Upsample(scale_factor=2, mode="bilinear")), {"x": S8, "upsample_bilinear2d": S8}),
     "a second relu is no part of the layer": (
         lambda: Chain(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.ReLU()),
         {"x": S8, "relu": U8, "relu_1": U8},
@@ -230,31 +294,46 @@ def test_values_that_are_zero_on_all_data_get_scale_one() -> None:
     assert plan.activations["relu"].scale == pytest.approx(1.0, rel=2.0**-13)  # 1, snapped
 
 
-@pytest.mark.parametrize(
-    ("body", "node", "reason"),
-    [
-        (torch.sigmoid, "sigmoid", "aten.sigmoid.default has no integer form"),
-        (lambda x: x + 1.5, "add", "it adds a number"),
-        (lambda x: x + x.mean((2, 3), keepdim=True), "add", "it broadcasts one operand"),
-        (lambda x: functional.avg_pool2d(x, 3, 2, ceil_mode=True), "avg_pool2d", "its last windows may be smaller (ceil_mode)"),
-        (lambda x: functional.relu(x).argmax(1), "argmax", "aten.argmax.default has no integer form"),
-        (lambda x: x.split([1, 2], 1)[0], "split_with_sizes", "aten.split_with_sizes.default has no integer form"),
-    ],
-)
-def test_what_has_no_integer_form_is_refused_by_name(body: Callable[[Tensor], Tensor], node: str, reason: str) -> None:
+REFUSED: list[tuple[Callable[[Tensor], Tensor], str, str]] = [
+    (lambda x: x.softmax(1), "softmax", "aten.softmax.int has no integer form"),
+    (lambda x: torch.add(x, x.transpose(2, 3), alpha=2), "add", "it scales its second operand by 2"),
+    (lambda x: x / (x.mean((2, 3), keepdim=True) + 9), "div", "aten.div.Tensor of several values has no integer form"),
+    (lambda x: functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False), "avg_pool2d", "its divisor differs at the edges"),
+    (lambda x: functional.relu(x).argmax(1), "argmax", "aten.argmax.default has no integer form"),
+    (lambda x: functional.interpolate(x, size=(7, 7)), "upsample_nearest2d", "it scales 5x5 to 7x7, by no whole factors"),
+]
+
+
+@pytest.mark.parametrize(("body", "node", "reason"), REFUSED, ids=[node for _, node, _ in REFUSED])
+def test_what_has_no_integer_form_is_refused_by_name_where_that_was_asked_for(
+    body: Callable[[Tensor], Tensor], node: str, reason: str
+) -> None:
     program, context = captured(body, 1, 3, 5, 5), Context()
     with untouched(program), pytest.raises(RefusalError) as caught:
-        PlaceQuantizers().apply(program, context)
-    assert str(caught.value) == f"place-quantizers, node {node}: {reason}; only whole integer programs can be made"
-    assert context.refusals[0] == Refused(node, reason, "rewrite the model without it")
+        PlaceQuantizers(integer_only=True).apply(program, context)
+    assert str(caught.value).startswith(f"place-quantizers, node {node}: {reason}")
+    assert str(caught.value).endswith("; rewrite it, or allow float islands: integer_only=false")
+    assert (context.refusals[0].node, context.refusals[0].way_on) == (node, "rewrite the model without it")
     assert caught.value.__notes__ == refusals(context)
+
+
+@pytest.mark.parametrize(("body", "node", "reason"), REFUSED, ids=[node for _, node, _ in REFUSED])
+def test_otherwise_it_stays_in_floats_and_the_report_says_so(body: Callable[[Tensor], Tensor], node: str, reason: str) -> None:
+    program = captured(body, 1, 3, 5, 5)
+    context = measured(program)
+    result = PlaceQuantizers().apply(program, context)
+    assert result.stage == "simulated"
+    assert [refused.node for refused in context.refusals] == [node]
+    assert refusals(context)[0].startswith(f"{node}: {reason}")
+    assert refusals(context)[0].endswith("; it stays in floats")
 
 
 def test_every_refused_node_is_listed() -> None:
     context = Context()
-    with pytest.raises(RefusalError, match="node exp") as caught:
-        PlaceQuantizers().apply(captured(lambda x: x.exp().relu().tanh(), 1, 3), context)
-    assert [refused.node for refused in context.refusals] == ["exp", "tanh"]
+    program = captured(lambda x: x.cumsum(1).relu().softmax(1), 1, 3)
+    with pytest.raises(RefusalError, match="node cumsum") as caught:
+        PlaceQuantizers(integer_only=True).apply(program, context)
+    assert [refused.node for refused in context.refusals] == ["cumsum", "softmax"]
     assert len(caught.value.__notes__) == 2
 
 
@@ -272,7 +351,7 @@ def test_without_calibration_there_are_no_ranges() -> None:
 
 
 def test_an_output_far_smaller_than_its_input_is_an_error_that_names_it() -> None:
-    program = captured(lambda x: x.relu(), 1, 2)
+    program = captured(lambda x: (x + x.flip(1).contiguous()).relu(), 1, 2)
     with pytest.raises(PassError) as caught:
         PlaceQuantizers().apply(program, _on(torch.tensor([[-1e9, 1e-3]])))
     assert str(caught.value).startswith("place-quantizers, node relu: multiplier ")

@@ -1,233 +1,219 @@
-"""What each operator is in integers, or the reason why it is nothing."""
+"""What each node of a whole graph is in integers, or the reason why it is nothing; the same before and after quantisers."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from fxpress_ir import capture
-from fxpress_passes.quantize.recognize import Recognized, Window, fused_rectifier, recognize
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from torch import fx, nn
-from torch.nn import functional
+from fxpress_ir import Program
+from fxpress_passes.quantize.recognize import Recognition, computes_on_floats, recognize
+from fxpress_passes.quantize.recognized import Recognized
+from networks import NETWORKS
+from quantized import network_stages
+from sketch import IMAGE, Sketch, alone
+from torch import Tensor, fx
 
-_aten, _fxp = torch.ops.aten, torch.ops.fxp
-
-
-class Sketch:
-    """A graph written by hand: an input x, tensors, and calls with the shapes of their results."""
-
-    def __init__(self, *shape: int, dtype: torch.dtype = torch.float32) -> None:
-        self.graph = fx.Graph()
-        self.x = self.graph.placeholder("x")
-        self.x.meta["val"] = torch.zeros(shape, dtype=dtype)
-
-    def tensor(self, *shape: int, dtype: torch.dtype = torch.float32) -> fx.Node:
-        node = self.graph.create_node("get_attr", "w")
-        node.meta["val"] = torch.ones(shape, dtype=dtype)
-        return node
-
-    def call(self, target: Any, *args: Any) -> fx.Node:
-        node = self.graph.call_function(target, args)
-        node.meta["val"] = target(*fx.node.map_arg(args, lambda used: used.meta["val"]))
-        return node
+_aten = torch.ops.aten
+RELU, RELU6, CLAMP, SIGMOID = _aten.relu.default, _aten.relu6.default, _aten.clamp.default, _aten.sigmoid.default
+ADD, MUL, CONV = _aten.add.Tensor, _aten.mul.Tensor, _aten.conv2d.default
+INF = float("inf")
 
 
-IMAGE = (2, 4, 6, 6)
-
-
-def _image() -> tuple[Sketch, fx.Node]:
-    sketch = Sketch(*IMAGE)
-    return sketch, sketch.x
-
-
-def test_a_convolution_is_a_weighted_sum_over_a_window() -> None:
-    sketch, x = _image()
-    weight, bias = sketch.tensor(8, 2, 3, 1), sketch.tensor(8)
-    plain = sketch.call(_aten.conv2d.default, x, sketch.tensor(8, 4, 2, 2))
-    assert recognize(plain) == Recognized("weighted", (x,), plain.args[1], None, Window((2, 2), (1, 1)))  # type: ignore[arg-type]
-    node = sketch.call(_aten.conv2d.default, x, weight, bias, [2, 1], [1, 3], [1, 2], 2)
-    window = Window((3, 1), (2, 1), (1, 3, 1, 3), (1, 2))
-    assert recognize(node) == Recognized("weighted", (x,), weight, bias, window, groups=2)
-
-
-def test_a_linear_is_a_weighted_sum_of_any_rank() -> None:
-    for shape in ((6,), (2, 6), (2, 5, 6)):
-        sketch = Sketch(*shape)
-        weight = sketch.tensor(3, 6)
-        assert recognize(sketch.call(_aten.linear.default, sketch.x, weight)) == Recognized("weighted", (sketch.x,), weight)
-
-
-def test_a_weight_may_stand_behind_a_fake_quantizer() -> None:
-    sketch, x = _image()
-    quantized = sketch.call(_fxp.fake_quantize_channels.default, sketch.tensor(8, 4, 1, 1), sketch.tensor(8), 0, -127, 127)
-    what = recognize(sketch.call(_aten.conv2d.default, x, quantized))
-    assert isinstance(what, Recognized)
-    assert what.weight is quantized
-
-
-def test_an_add_of_two_values_of_one_shape() -> None:
-    sketch, x = _image()
-    y = sketch.call(_aten.relu.default, x)
-    assert recognize(sketch.call(_aten.add.Tensor, x, y)) == Recognized("add", (x, y))
-    assert recognize(sketch.call(_aten.add.Tensor, x, x)) == Recognized("add", (x, x))
+def _conv(sketch: Sketch, x: fx.Node) -> fx.Node:
+    return sketch.call(CONV, x, sketch.tensor(4, 4, 1, 1))
 
 
 @pytest.mark.parametrize(
-    ("target", "args", "window", "divisor", "keeps_rank"),
+    ("clamp", "args", "bounds"),
     [
-        (_aten.avg_pool2d.default, ([2, 3],), Window((2, 3), (2, 3)), 6, True),
-        (_aten.avg_pool2d.default, ([3], [2, 1], [1, 1]), Window((3, 3), (2, 1), (1, 1, 1, 1)), 9, True),
-        (_aten.avg_pool2d.default, ([2, 2], [2, 2], [0, 0], False, False), Window((2, 2), (2, 2)), 4, True),
-        (_aten.avg_pool2d.default, ([2, 2], [1, 1], [0, 0], False, True, 5), Window((2, 2), (1, 1)), 5, True),
-        (_aten.adaptive_avg_pool2d.default, ([1, 1],), Window((6, 6), (6, 6)), 36, True),
-        (_aten.adaptive_avg_pool2d.default, ([3, 2],), Window((2, 3), (2, 3)), 6, True),
-        (_aten.mean.dim, ([2, 3], True), Window((6, 6), (6, 6)), 36, True),
-        (_aten.mean.dim, ([-1, -2],), Window((6, 6), (6, 6)), 36, False),
+        (RELU, (), (0.0, INF)),
+        (RELU6, (), (0.0, 6.0)),
+        (_aten.hardtanh.default, (-2, 2), (-2.0, 2.0)),
+        (CLAMP, (None, 3), (-INF, 3.0)),
     ],
 )
-def test_averages(target: Any, args: tuple[Any, ...], window: Window, divisor: int, keeps_rank: bool) -> None:
-    sketch, x = _image()
-    expected = Recognized("average", (x,), window=window, divisor=divisor, keeps_rank=keeps_rank)
-    assert recognize(sketch.call(target, x, *args)) == expected
-
-
-@pytest.mark.parametrize(
-    ("args", "window"),
-    [
-        (([2, 2],), Window((2, 2), (2, 2))),
-        (([3, 3], [2, 2], [1, 1]), Window((3, 3), (2, 2), (1, 1, 1, 1))),
-        (([2, 2], [1, 2], [0, 1], [2, 1]), Window((2, 2), (1, 2), (0, 1, 0, 1), (2, 1))),
-        (([3, 3], [2, 2], [0, 0], [1, 1], True), Window((3, 3), (2, 2), (0, 0, 1, 1))),
-        (([2, 2], [2, 2], [0, 0], [1, 1], True), Window((2, 2), (2, 2))),
-    ],
-)
-def test_maxima(args: tuple[Any, ...], window: Window) -> None:
-    sketch, x = _image()
-    assert recognize(sketch.call(_aten.max_pool2d.default, x, *args)) == Recognized("maximum", (x,), window=window)
-
-
-@given(
-    st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    st.integers(1, 4),
-    st.integers(1, 5),
-    st.integers(0, 2),
-    st.integers(1, 3),
-    st.booleans(),
-    st.integers(0, 2**32 - 1),
-)
-def test_the_window_of_a_maximum_gives_the_integer_operator_the_same_values(
-    size: tuple[int, int], kernel: int, stride: int, padding: int, dilation: int, ceil: bool, seed: int
+def test_a_clamp_that_alone_reads_an_accumulator_is_its_bounds(
+    clamp: Callable[..., Tensor], args: tuple[float, ...], bounds: tuple[float, float]
 ) -> None:
-    padding = min(padding, kernel // 2)
-    reach = dilation * (kernel - 1) + 1
-    assume(min(size) + 2 * padding >= reach)
-    x = torch.randint(-128, 128, (2, 3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
-    expected = functional.max_pool2d(x.float(), kernel, stride, padding, dilation, ceil)
-    assume(bool(expected.isfinite().all()))  # a window of padding alone has no maximum
-    sketch = Sketch(*x.shape)
-    node = sketch.call(_aten.max_pool2d.default, sketch.x, [kernel] * 2, [stride] * 2, [padding] * 2, [dilation] * 2, ceil)
-    what = recognize(node)
-    assert isinstance(what, Recognized)
-    assert what.window is not None
-    window = what.window
-    found = _fxp.max_pool2d(x, [*window.kernel], [*window.stride], [*window.padding], [*window.dilation])
-    assert torch.equal(found.float(), expected)
+    sketch = Sketch()
+    moved = sketch.call(_aten.transpose.int, sketch.x, 2, 3)
+    cores = [_conv(sketch, sketch.x), sketch.call(ADD, sketch.x, moved), sketch.call(MUL, sketch.x, moved)]
+    cores.append(sketch.call(_aten.avg_pool2d.default, sketch.x, [2, 2]))
+    clamps = [sketch.call(clamp, core, *args) for core in cores]
+    recognition = sketch.recognition(*clamps)
+    for core, node in zip(cores, clamps, strict=True):
+        found, inner = recognition.found[node], recognition.found[core]
+        assert isinstance(found, Recognized)
+        assert isinstance(inner, Recognized)
+        assert (found.kind, found.operands, found.core, found.bounds) == (inner.kind, inner.operands, core, bounds)
+    assert recognition.inside == frozenset(cores)
 
 
-@pytest.mark.parametrize(
-    ("target", "args"),
-    [
-        (_aten.flatten.using_ints, (1,)),
-        (_aten.view.default, ([2, -1],)),
-        (_aten.permute.default, ([0, 2, 3, 1],)),
-        (_aten.transpose.int, (1, 2)),
-        (_aten.unsqueeze.default, (0,)),
-        (_aten.contiguous.default, ()),
-    ],
-)
-def test_shape_operators_are_moves(target: Any, args: tuple[Any, ...]) -> None:
-    sketch, x = _image()
-    assert recognize(sketch.call(target, x, *args)) == Recognized("move", (x,))
+def test_a_clamp_beside_other_readers_is_a_table() -> None:
+    sketch = Sketch()
+    core = _conv(sketch, sketch.x)
+    relu = sketch.call(RELU, core)
+    recognition = sketch.recognition(core, relu)
+    assert recognition.found[relu] == Recognized("table", (core,))
+    assert recognition.inside == frozenset()
 
 
-def test_a_relu_is_a_rectifier() -> None:
-    sketch, x = _image()
-    assert recognize(sketch.call(_aten.relu.default, x)) == Recognized("rectify", (x,))
+def test_only_the_first_clamp_is_taken_over() -> None:
+    sketch = Sketch()
+    core = _conv(sketch, sketch.x)
+    first = sketch.call(RELU, core)
+    second = sketch.call(RELU6, first)
+    recognition = sketch.recognition(second)
+    assert recognition.inside == {core}
+    assert recognition.found[second] == Recognized("table", (first,))
 
 
-def _computed(sketch: Sketch, *shape: int) -> fx.Node:
-    return sketch.call(_aten.neg.default, sketch.tensor(*shape))
+def test_a_clamp_by_tensors_or_of_no_accumulator_is_a_table() -> None:
+    sketch = Sketch()
+    bounded = sketch.call(_aten.maximum.default, _conv(sketch, sketch.x), sketch.tensor(4, 1, 1))
+    pooled = sketch.call(RELU, sketch.call(_aten.max_pool2d.default, sketch.x, [2, 2]))
+    assert sketch.found(bounded, pooled) == [Recognized("table", tuple(bounded.args[:1])), Recognized("table", tuple(pooled.args))]  # type: ignore[arg-type]
 
 
-def _refused(sketch: Sketch, x: fx.Node) -> dict[str, fx.Node]:
-    """Reason ==> a node that has it."""
-    call, tensor = sketch.call, sketch.tensor
-    one, image = Sketch(4, 6, 6), [[2, 2], [2, 2], [0, 0], [1, 1]]
-    double, integer = Sketch(2, 6, dtype=torch.float64), Sketch(2, 3, dtype=torch.int64)
-    converted = integer.call(_aten.to.dtype, integer.x, torch.float32)
-    padded = [[3, 3], [2, 2], [1, 1], False, False]
-    return {
-        "aten.sigmoid.default has no integer form": call(_aten.sigmoid.default, x),
-        "aten.conv2d.padding has no integer form": call(_aten.conv2d.padding, x, tensor(4, 4, 3, 3), None, [1, 1], "same"),
-        "it adds a number": call(_aten.add.Tensor, x, 1.5),
-        "it scales its second operand by 2": _scaled(sketch, x),
-        "it adds a constant tensor": call(_aten.add.Tensor, x, tensor(*IMAGE)),
-        "it broadcasts one operand": call(_aten.add.Tensor, x, call(_aten.mean.dim, x, [2, 3], True)),
-        "its weight is computed, not constant": call(_aten.conv2d.default, x, _computed(sketch, 4, 4, 1, 1)),
-        "its last windows may be smaller (ceil_mode)": call(_aten.avg_pool2d.default, x, [4, 4], [3, 3], [0, 0], True),
-        "its divisor differs at the edges (count_include_pad=False)": call(_aten.avg_pool2d.default, x, *padded),
-        "6x6 does not divide into 4x3 windows": call(_aten.adaptive_avg_pool2d.default, x, [4, 3]),
-        "it does not average over a static height and width": call(_aten.mean.dim, x, [1, 2]),
-        "its operand w is constant": call(_aten.relu.default, tensor(2, 2)),
-        "it computes in torch.float64": double.call(_aten.relu.default, double.x),
-        "its operand x is not a float tensor": integer.call(_aten.add.Tensor, integer.x, converted),
-        "its input is one image without a batch dimension": one.call(_aten.max_pool2d.default, one.x, *image),
-        "its input's height or width is not static": one.call(_aten.adaptive_avg_pool2d.default, one.x, [1, 1]),
-    }
+def test_two_functions_of_one_value_make_one_of_it() -> None:
+    """x * sigmoid(x), the clamp of that included, though a product of two values would take it over."""
+    sketch = Sketch()
+    gate = sketch.call(SIGMOID, sketch.x)
+    swish = sketch.call(MUL, sketch.x, gate)
+    relu = sketch.call(RELU, swish)
+    recognition = sketch.recognition(relu)
+    assert recognition.found[relu] == Recognized("table", (sketch.x,))
+    assert recognition.inside == {gate, swish}
 
 
-def _scaled(sketch: Sketch, x: fx.Node) -> fx.Node:
-    node = sketch.call(_aten.add.Tensor, x, x)
-    node.kwargs = {"alpha": 2}
-    return node
+def test_a_function_that_something_else_reads_makes_a_pair() -> None:
+    sketch = Sketch()
+    gate = sketch.call(SIGMOID, sketch.x)
+    gated = sketch.call(MUL, sketch.x, gate)
+    recognition = sketch.recognition(gate, gated)
+    assert recognition.found[gated] == Recognized("product", (sketch.x, gate))
+    assert recognition.found[gate] == Recognized("table", (sketch.x,))
+    assert recognition.inside == frozenset()
+
+
+def test_a_pair_of_functions_of_two_values() -> None:
+    sketch = Sketch()
+    moved = sketch.call(_aten.transpose.int, sketch.x, 2, 3)
+    relu, gate = sketch.call(RELU, sketch.x), sketch.call(SIGMOID, moved)
+    total = sketch.call(ADD, relu, gate)
+    assert sketch.found(total, relu, gate) == [
+        Recognized("add", (relu, gate)),
+        Recognized("table", (sketch.x,)),
+        Recognized("table", (moved,)),
+    ]
+
+
+def test_a_table_has_the_axis_of_its_constants() -> None:
+    sketch = Sketch()
+    columns = sketch.call(ADD, sketch.call(MUL, sketch.x, 2), sketch.tensor(6))
+    channels = sketch.call(ADD, sketch.call(MUL, sketch.x, 2), sketch.tensor(4, 1, 1))
+    assert sketch.found(columns, channels) == [Recognized("table", (sketch.x,), axis=3), Recognized("table", (sketch.x,))]
+
+
+def test_a_constant_that_no_table_holds_leaves_the_rest_of_the_function_one() -> None:
+    """relu(x) + 1 is a table still, and so is what comes after the sum with a whole image."""
+    sketch = Sketch()
+    first = sketch.call(ADD, sketch.call(RELU, sketch.x), 1)
+    middle = sketch.call(ADD, first, sketch.tensor(4, 6, 6))
+    last = sketch.call(SIGMOID, middle)
+    recognition = sketch.recognition(last)
+    assert recognition.found[first] == Recognized("table", (sketch.x,))
+    assert recognition.found[middle] == "its constant differs along more than the channels"
+    assert recognition.found[last] == Recognized("table", (middle,))
+    assert recognition.inside == frozenset(first.all_input_nodes) - {sketch.x}
+
+
+def test_constants_along_two_dimensions_are_no_one_table() -> None:
+    sketch = Sketch()
+    first = sketch.call(MUL, sketch.x, sketch.tensor(4, 1, 1))
+    second = sketch.call(ADD, first, sketch.tensor(6))
+    recognition = sketch.recognition(second)
+    assert recognition.found[first] == Recognized("table", (sketch.x,))
+    assert recognition.found[second] == "its constants differ along more than one dimension"
+
+
+def _sketched(target: Callable[..., Tensor], *shape: int, dtype: torch.dtype = torch.float32) -> Recognized | str:
+    """What ``target(x)`` is."""
+    sketch = Sketch(*shape, dtype=dtype)
+    return sketch.found(sketch.call(target, sketch.x))[0]
+
+
+def _of_constants(target: Callable[..., Tensor]) -> Recognized | str:
+    sketch = Sketch()
+    return sketch.found(sketch.call(target, sketch.tensor(2, 2)))[0]
+
+
+def _of_integers() -> list[Recognized | str]:
+    sketch = Sketch(2, 3, dtype=torch.int64)
+    converted = sketch.call(_aten.to.dtype, sketch.x, torch.float32)
+    return sketch.found(converted, sketch.call(ADD, sketch.x, converted), sketch.call(MUL, sketch.x, 0.5))
+
+
+def _of_two(target: Callable[..., Tensor]) -> Recognized | str:
+    sketch = Sketch()
+    return sketch.found(sketch.call(target, sketch.x, sketch.call(_aten.transpose.int, sketch.x, 2, 3)))[0]
 
 
 def test_what_has_no_integer_form_says_why() -> None:
-    refused = _refused(*_image())
-    assert {reason: recognize(node) for reason, node in refused.items()} == {reason: reason for reason in refused}
+    assert alone(_aten.softmax.int, 1)[1] == "aten.softmax.int has no integer form"
+    assert alone(_aten.cumsum.default, 1)[1] == "aten.cumsum.default has no integer form"
+    assert _of_two(_aten.div.Tensor) == "aten.div.Tensor of several values has no integer form"
+    assert _of_two(_aten.maximum.default) == "aten.maximum.default of several values has no integer form"
+    assert _of_constants(RELU) == "it computes on constants alone"
+    assert _sketched(RELU, 2, 6, dtype=torch.float64) == "it computes in torch.float64"
+    assert _sketched(_aten.contiguous.default, 2, 6, dtype=torch.bfloat16) == "it computes in torch.bfloat16"
+    assert _of_integers() == [
+        "aten.to.dtype has no integer form",
+        "its operand x is not a float tensor",
+        "its operand x is not a float tensor",
+    ]
+    moved = Sketch()
+    assert moved.found(moved.call(_aten.view.default, moved.tensor(2, 2), [4])) == ["its operand w is constant"]
+    grown = Sketch(4, 1)
+    assert grown.found(grown.call(MUL, grown.x, grown.tensor(3))) == ["it broadcasts its operand"]
 
 
-def test_more_that_has_no_integer_form() -> None:
-    sketch, x = _image()
-    linear = Sketch(2, 6)
-    assert recognize(linear.call(_aten.linear.default, linear.x, _computed(linear, 3, 6))) == "its weight is computed, not constant"
-    bias = sketch.call(_aten.conv2d.default, x, sketch.tensor(4, 4, 1, 1), _computed(sketch, 4))
-    assert recognize(bias) == "its weight is computed, not constant"
-    moved = sketch.call(_aten.view.default, sketch.tensor(2, 2), [4])
-    assert recognize(moved) == "its operand w is constant"
-    assert recognize(sketch.call(_aten.mean.dim, x, None)) == "it does not average over a static height and width"
+def test_only_what_computes_on_float_tensors_is_looked_at() -> None:
+    sketch = Sketch()
+    size = sketch.call(_aten.sym_size.int, sketch.x, 0)
+    index = sketch.call(_aten.argmax.default, sketch.x, 1)
+    later = sketch.call(ADD, index, 1)
+    assert [computes_on_floats(node) for node in (sketch.x, size, index, later)] == [False, False, True, False]
+    assert sketch.recognition(later).found == {index: "aten.argmax.default has no integer form"}
 
 
-def test_a_symbolic_height_has_no_window() -> None:
-    height = torch.export.Dim("height", max=64)
-    program = capture(nn.ReLU(), (torch.zeros(2, 4, 6, 6),), dynamic_shapes=({2: height},))
-    sketch = Sketch(1)
-    sketch.x.meta["val"] = program.placeholders()[0].meta["val"]
-    average = sketch.call(_aten.adaptive_avg_pool2d.default, sketch.x, [1, 1])
-    assert recognize(average) == "its input's height or width is not static"
-    plain, ceil = (sketch.call(_aten.max_pool2d.default, sketch.x, [2, 2], [2, 2], [0, 0], [1, 1], mode) for mode in (False, True))
-    assert recognize(plain) == Recognized("maximum", (sketch.x,), window=Window((2, 2), (2, 2)))
-    assert recognize(ceil) == "its input's height or width is not static (ceil_mode)"
+def _kinds(recognition: Recognition) -> dict[str, tuple[str, str | None] | str]:
+    return {
+        node.name: what if isinstance(what, str) else (what.kind, what.core.name if what.core else None)
+        for node, what in recognition.found.items()
+        if node not in recognition.inside
+    }
 
 
-def test_a_relu_that_alone_reads_is_fused() -> None:
-    sketch, x = _image()
-    first = sketch.call(_aten.conv2d.default, x, sketch.tensor(4, 4, 1, 1))
-    relu = sketch.call(_aten.relu.default, first)
-    assert fused_rectifier(first) is relu
-    assert fused_rectifier(relu) is None
-    sketch.call(_aten.add.Tensor, first, relu)
-    assert fused_rectifier(first) is None
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fake_quantizers_change_nothing(name: str) -> None:
+    """What was decided on the float program is what the simulated one turns out to be."""
+    simulated = network_stages(name).simulated
+    before, after = (_kinds(recognize(graph)) for graph in (_without_quantizers(simulated), simulated.graph))
+    assert after == before
+    assert {"weighted"} < {what[0] for what in before.values()}
+    assert not [reason for reason in before.values() if isinstance(reason, str)]
+
+
+def _without_quantizers(program: Program) -> fx.Graph:
+    edit = program.edit()
+    for node in edit.graph.nodes:
+        if node.target in (torch.ops.fxp.fake_quantize.default, torch.ops.fxp.fake_quantize_channels.default):
+            edit.replace(node, node.args[0])
+    return edit.graph
+
+
+def test_an_image_without_a_batch_has_no_window() -> None:
+    sketch = Sketch(*IMAGE[1:])
+    assert sketch.found(_conv(sketch, sketch.x)) == ["its input is one image without a batch dimension"]

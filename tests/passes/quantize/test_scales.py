@@ -117,6 +117,23 @@ def test_only_the_channel_with_the_huge_bias_gets_a_larger_scale() -> None:
     assert raised.b[1] == 20000 > plain.b[1]  # |bias| / (2**-10 * 20000 / 2**11) == 2**30
 
 
+@given(seeds, powers, grids, st.sampled_from([8, 4]))
+def test_channels_may_lie_along_another_axis(seed: int, s_x: float, target: Grid, bits: int) -> None:
+    weight = _weight(seed)
+    assume(float((_natural(weight, bits) * s_x / target.scale).max()) < 2**14 - 1)
+    plain, turned = snap_weight(weight, None, s_x, target, bits=bits), snap_weight(weight.T, None, s_x, target, bits=bits, axis=1)
+    assert (turned.scales, turned.b, turned.c, turned.axis, turned.bits) == (plain.scales, plain.b, plain.c, 1, bits)
+
+
+def test_a_scale_that_groups_share_takes_the_largest_of_their_biases() -> None:
+    """A transposed weight [in, out / groups]: bias 4 belongs to channel 1 of the second group."""
+    weight, target = torch.ones(4, 3), Grid(2.0**-10, -128, 127)
+    huge = torch.tensor([0.0, 0.0, 0.0, 0.0, 20000 * 2.0**9, 0.0])
+    plain, raised = (snap_weight(weight, bias, 1.0, target, axis=1) for bias in (torch.zeros(6), huge))
+    assert (raised.b[0], raised.b[2], raised.c) == (plain.b[0], plain.b[2], plain.c)
+    assert raised.b[1] == 20000 > plain.b[1]
+
+
 @pytest.mark.parametrize(("target", "limit"), [(Grid(0.1, 0, 255), 16), (Grid(0.001, -(2**15), 2**15 - 1), 15)])
 def test_a_zero_channel_takes_the_smallest_multiplier(target: Grid, limit: int) -> None:
     weight = torch.tensor([[0.0, 0.0], [1.0, -3.0]])
@@ -189,3 +206,11 @@ def test_an_activation_grid_covers_its_range_with_a_float32_scale(one: float, tw
 )
 def test_grids_of_known_ranges(low: float, high: float, unsigned: bool, bits: int, expected: Grid) -> None:
     assert activation_grid(low, high, unsigned=unsigned, bits=bits) == expected
+
+
+@pytest.mark.parametrize(
+    ("grid", "first", "last"), [(Grid(0.1, -128, 127), -128, 127), (Grid(0.3, 0, 255), 0, 255), (Grid(0.5, -5, 5), -128, 127)]
+)
+def test_the_values_of_a_grid_are_those_of_all_codes_of_its_type(grid: Grid, first: int, last: int) -> None:
+    expected = np.arange(first, last + 1, dtype=np.float32) * np.float32(grid.scale)
+    assert np.array_equal(grid.values().numpy(), expected)

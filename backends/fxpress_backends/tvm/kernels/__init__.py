@@ -10,17 +10,21 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..physical import Buffer, Group, Lead, Plan
+from .conv2d_depthwise import conv2d_depthwise
 from .conv2d_loops import conv2d_loops
 from .conv2d_vnni import conv2d_vnni
-from .elementwise import add, requantize
+from .elementwise import add, multiply, requantize
+from .gather import concat, gather
 from .linear_loops import linear_loops
 from .linear_vnni import linear_vnni
+from .lut import lut, lut_permute
 from .movement import convert, dequantize, quantize, rearrange
 from .operand import Call, Operand
 from .pool2d import max_pool2d, sum_pool2d
 
 _KERNELS: tuple[Callable[[Call], None], ...] = (
-    add, conv2d_loops, conv2d_vnni, convert, dequantize, linear_loops, linear_vnni, max_pool2d, quantize, rearrange, requantize, sum_pool2d,
+    add, concat, conv2d_depthwise, conv2d_loops, conv2d_vnni, convert, dequantize, gather, linear_loops, linear_vnni, lut, lut_permute,
+    max_pool2d, multiply, quantize, rearrange, requantize, sum_pool2d,
 )  # fmt: skip
 KERNELS = {kernel.__name__: kernel for kernel in _KERNELS}
 

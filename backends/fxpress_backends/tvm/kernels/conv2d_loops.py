@@ -5,8 +5,8 @@ from __future__ import annotations
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES
-from .epilogue import finished
-from .operand import Call, Expr, Operand, fill_halo, lanes, parameter
+from .epilogue import finish, requantization
+from .operand import Call, Expr, Operand, fill_halo, lanes
 
 _ALL = T.Ramp(0, 1, LANES)
 
@@ -16,8 +16,8 @@ def conv2d_loops(call: Call) -> None:
 
     Tasks are output rows; ``columns`` pixels of a row share the weights, the last ones of a row moved back inside it.
     """
-    (source,), output, settings = call.inputs, call.output, call.attributes
-    weight, bias, *tables = call.constants
+    source, output, settings = call.inputs[0], call.output, call.attributes
+    weight, bias = call.constants[:2]
     kernel_height, kernel_width = settings["kernel"]
     (down, right), (above, before, _, _) = settings["stride"], settings["padding"]
     dilation_down, dilation_right = settings["dilation"]
@@ -39,9 +39,9 @@ def conv2d_loops(call: Call) -> None:
                     at_column = (first + column) * right + tap_column * dilation_right - before
                     x = _group_inputs(source, [image, at_row, at_column], channel, depth, inputs, settings["group_outputs"])
                     T.buffer_store(pixel, pixel[_ALL] + T.Cast(f"int32x{LANES}", x) * w, [_ALL])
-            rows = tuple(T.bind(parameter(table, number, channel)) for table in tables for number in range(3))
+            rows = requantization(call, channel)
             for column, pixel in enumerate(sums):
-                output.store_lanes(finished(pixel[_ALL], rows, settings, output.spec), [image, row, first + column], channel)
+                finish(call, pixel[_ALL], rows, [image, row, first + column], channel)
 
 
 def _group_inputs(source: Operand, position: list[Expr], channel: Expr, depth: Expr, inputs: int, outputs: int) -> Expr:

@@ -1,6 +1,7 @@
 """conv2d as an implicit matrix product: taps are offsets into an NHWC image whose halo is its padding, so nothing is copied.
 
-With dilation 1 the taps of one kernel row are neighbours in memory: one run of ``kernel width * channels / 4`` words.
+With dilation 1 the taps of one kernel row are neighbours in memory: one run of ``kernel width * channels / 4`` words. A group
+of channels takes part of each pixel; the vectors of a tile belong to one group.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .vnni import Tile
 
 def conv2d_vnni(call: Call) -> None:
     """Tasks are channel blocks x images x rows of tiles, channels outermost so that a thread keeps its weights in cache."""
-    (source,), output, settings = call.inputs, call.output, call.attributes
+    source, output, settings = call.inputs[0], call.output, call.attributes
     height, width = output.spec.outer
     tile_rows, tile_columns, vectors = settings["tile"]
     stride_down, stride_right = settings["stride"]
@@ -24,9 +25,10 @@ def conv2d_vnni(call: Call) -> None:
     pixel_words = source.spec.channels // WORD
     row_words = (source.spec.image_elements // WORD) // (source.spec.middle[0] if source.spec.middle else 1)
     top, left = (have - used for have, used in zip(source.spec.halo[:2], settings["padding"][:2], strict=True))
-    dense = dilation_right == 1
+    group_words = settings["group_inputs"] // WORD if "group_inputs" in settings else pixel_words
+    dense = dilation_right == 1 and group_words == pixel_words
     runs = 1 if dense else kernel_width
-    run_words = pixel_words * (kernel_width if dense else 1)
+    run_words = group_words * (kernel_width if dense else 1)
 
     fill_halo(output)
     words = source.words()
@@ -41,7 +43,8 @@ def conv2d_vnni(call: Call) -> None:
             first_column = T.bind(T.min(block * tile_columns, width - tile_columns))
             tile = Tile(call, len(pixels), vectors, first_vector)
             corner = (first_row * stride_down + top) * row_words + (first_column * stride_right + left) * pixel_words
-            start = T.bind(image * image_words + corner)
+            group = first_vector * LANES // settings["group_outputs"] if "group_outputs" in settings else 0
+            start = T.bind(image * image_words + corner + group * group_words)
             with T.serial(kernel_height) as tap, T.serial(runs) as run, T.serial(run_words) as word:
                 here = T.bind(start + tap * (dilation_down * row_words) + run * (dilation_right * pixel_words) + word)
                 offsets = [row * stride_down * row_words + column * stride_right * pixel_words for row, column in pixels]

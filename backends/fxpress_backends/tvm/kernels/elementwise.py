@@ -1,26 +1,51 @@
-"""add and requantize: one value in, one value out, 16 channels at a time."""
+"""add, multiply and requantize: one value in from each operand, one value out, 16 channels at a time."""
 
 from __future__ import annotations
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES
-from .epilogue import finished, shifted, stored
-from .operand import Call, Expr, Operand, fill_halo, lanes, over, parameter
+from .epilogue import finish, requantization, rounded, store
+from .operand import Call, Expr, Operand, fill_halo, lanes, over_lanes
 
 
 def add(call: Call) -> None:
     """One rounding of ``x * bx + y * by``; a dimension of size 1 is read again and again."""
-    output, settings = call.output, call.attributes
+    settings = call.attributes
     multipliers = (settings["bx"], settings["by"])
 
-    def position(outer: list[Expr]) -> None:
-        with T.serial(output.spec.channels // LANES) as block:
-            x, y = (_spread(operand, output, outer, block * LANES) * lanes(b) for operand, b in zip(call.inputs, multipliers, strict=True))
-            output.store_lanes(stored(shifted(x + y, settings["shift"]), settings, output.spec), outer, block * LANES)
+    def lane(outer: list[Expr], channel: Expr) -> None:
+        x, y = (_spread(operand, call.output, outer, channel) * lanes(b) for operand, b in zip(call.inputs, multipliers, strict=True))
+        store(call, rounded(x + y, settings), outer, channel)
 
-    fill_halo(output)
-    over(output, position)
+    fill_halo(call.output)
+    over_lanes(call.output, lane)
+
+
+def multiply(call: Call) -> None:
+    """int32 products, requantised where a requantisation is fused; a dimension of size 1 is read again and again."""
+
+    def lane(outer: list[Expr], channel: Expr) -> None:
+        x, y = (_spread(operand, call.output, outer, channel) for operand in call.inputs)
+        finish(call, x * y, requantization(call, channel), outer, channel)
+
+    fill_halo(call.output)
+    over_lanes(call.output, lane)
+
+
+def requantize(call: Call) -> None:
+    """Multipliers along one dimension; ``axis`` counts the physical loops, the channels last."""
+    (source,), (table,), axis = call.inputs, call.constants, call.attributes["axis"]
+    along_channels = axis == len(call.output.spec.outer) + 1
+
+    def parameters(outer: list[Expr], channel: Expr) -> tuple[Expr, ...]:
+        return requantization(call, channel) if along_channels else tuple(T.Broadcast(table[row, outer[axis]], LANES) for row in range(3))
+
+    def lane(outer: list[Expr], channel: Expr) -> None:
+        finish(call, source.integers(outer, channel), parameters(outer, channel), outer, channel)
+
+    fill_halo(call.output)
+    over_lanes(call.output, lane)
 
 
 def _spread(operand: Operand, output: Operand, outer: list[Expr], channel: Expr) -> Expr:
@@ -31,22 +56,3 @@ def _spread(operand: Operand, output: Operand, outer: list[Expr], channel: Expr)
     if spec.logical_channels == wanted.logical_channels:
         return operand.integers(at, channel)
     return T.Broadcast(T.Cast("int32", operand.load(at, 0)) - spec.zero, LANES)
-
-
-def requantize(call: Call) -> None:
-    """Multipliers along one dimension; ``axis`` counts the physical loops, the channels last."""
-    (source,), output, settings = call.inputs, call.output, call.attributes
-    (table,) = call.constants
-    channel_axis = len(output.spec.outer) + 1
-
-    def position(outer: list[Expr]) -> None:
-        with T.serial(output.spec.channels // LANES) as block:
-            channel = block * LANES
-            if settings["axis"] == channel_axis:
-                rows = tuple(parameter(table, row, channel) for row in range(3))
-            else:
-                rows = tuple(T.Broadcast(table[row, outer[settings["axis"]]], LANES) for row in range(3))
-            output.store_lanes(finished(source.integers(outer, channel), rows, settings, output.spec), outer, channel)
-
-    fill_halo(output)
-    over(output, position)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES
-from .epilogue import finished
-from .operand import Call, Expr, over, parameter
+from .epilogue import finish, requantization
+from .operand import Call, Expr, over
 
 _ALL = T.Ramp(0, 1, LANES)
 
 
 def linear_loops(call: Call) -> None:
     (source,), output = call.inputs, call.output
-    weight, bias, *tables = call.constants
+    weight, bias = call.constants[:2]
 
     def row(outer: list[Expr]) -> None:
         with T.serial(output.spec.channels // LANES) as block:
@@ -23,7 +23,6 @@ def linear_loops(call: Call) -> None:
                 x = T.Broadcast(T.Cast("int32", source.load(outer, depth)), LANES)
                 w = T.Cast(f"int32x{LANES}", weight[block, depth, _ALL])
                 T.buffer_store(sums, sums[_ALL] + x * w, [_ALL])
-            rows = tuple(parameter(table, r, block * LANES) for table in tables for r in range(3))
-            output.store_lanes(finished(sums[_ALL], rows, call.attributes, output.spec), outer, block * LANES)
+            finish(call, sums[_ALL], requantization(call, block * LANES), outer, block * LANES)
 
     over(output, row)

@@ -54,6 +54,17 @@ class Operand:
         """The buffer as a flat one of 32-bit words; 8-bit storage whose channels are whole words."""
         return T.decl_buffer((self.lead * (self.spec.image_elements // 4),), "int32", data=self.memory.data)
 
+    def flat(self) -> Any:
+        """The buffer as a flat one."""
+        return T.decl_buffer((self.lead * self.spec.image_elements,), self.spec.dtype, data=self.memory.data)
+
+    def offset(self, outer: Sequence[Expr]) -> Expr:
+        """Where the channels of a position start in `flat`."""
+        position, *indices = self.index(outer, 0)
+        for index, size in zip(indices, (*self.spec.middle, self.spec.channels), strict=True):
+            position = position * size + index
+        return position
+
 
 @dataclass(frozen=True)
 class Call:
@@ -74,13 +85,26 @@ def parameter(table: Any, row: int, channel: Expr) -> Expr:
     return table[row, T.Ramp(channel, 1, LANES)]
 
 
-def over(output: Operand, body: Callable[[list[Expr]], None]) -> None:
-    """Run `body` for every position outside the channels; the first two dimensions are split over the threads."""
-    outer = output.spec.outer
+def over(operand: Operand, body: Callable[[list[Expr]], None], inner: int = 0) -> None:
+    """Run `body` for every position outside the channels and the last `inner` dimensions before them.
+
+    The first two dimensions are split over the threads.
+    """
+    outer = operand.spec.outer[: len(operand.spec.outer) - inner]
     first, rest = (outer[0], outer[1:]) if outer else (1, ())
-    with T.parallel(output.lead * first) as task:
+    with T.parallel(operand.lead * first) as task:
         head = [task // first, task % first] if outer else [task]
         _nest(head, rest, body)
+
+
+def over_lanes(output: Operand, body: Callable[[list[Expr], Expr], None]) -> None:
+    """Run `body` for every 16 channels of every position."""
+
+    def position(outer: list[Expr]) -> None:
+        with T.serial(output.spec.channels // LANES) as block:
+            body(outer, block * LANES)
+
+    over(output, position)
 
 
 def _nest(indices: list[Expr], extents: Sequence[int], body: Callable[[list[Expr]], None]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES
-from .epilogue import finished
-from .operand import Call, Expr, Operand, fill_halo, lanes, over, parameter
+from .epilogue import finish, requantization
+from .operand import Call, Expr, Operand, fill_halo, lanes, over
 
 
 def max_pool2d(call: Call) -> None:
@@ -48,8 +48,7 @@ def sum_pool2d(call: Call) -> None:
                 T.buffer_store(sums, sums[every] + source.integers(position, block * LANES), [every])
 
             _window(call, source, outer, tap)
-            rows = tuple(parameter(table, row, block * LANES) for table in call.constants for row in range(3))
-            output.store_lanes(finished(sums[every], rows, call.attributes, output.spec), outer, block * LANES)
+            finish(call, sums[every], requantization(call, block * LANES), outer, block * LANES)
 
     fill_halo(output)
     over(output, pixel)

@@ -7,9 +7,9 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from ..pack import LANES, WORD
-from .epilogue import finished
-from .operand import Call, Expr, parameter
+from ..pack import BYTES, LANES
+from .epilogue import finish, requantization
+from .operand import Call, Expr
 
 _ALL = T.Ramp(0, 1, LANES)
 
@@ -32,21 +32,21 @@ class Tile:
     def step(self, words: Any, positions: Sequence[Expr], depth: Expr) -> None:
         """Add one word of every pixel, at `positions` in the input, times the weights at `depth`."""
         weight = self._call.constants[0]
-        weights = [T.bind(weight[self._first + vector, depth, T.Ramp(0, 1, LANES * WORD)]) for vector in self._vectors]
+        weights = [T.bind(weight[self._first + vector, depth, T.Ramp(0, 1, BYTES)]) for vector in self._vectors]
         for position, sums in zip(positions, self._sums, strict=True):
-            word = T.bind(T.reinterpret(f"int8x{LANES * WORD}", T.Broadcast(words[position], LANES)))
+            word = T.bind(T.reinterpret(f"int8x{BYTES}", T.Broadcast(words[position], LANES)))
             for vector in self._vectors:
-                T.buffer_store(sums[vector], _dot(sums[vector][_ALL], word, weights[vector]), [_ALL])
+                T.buffer_store(sums[vector], dot(sums[vector][_ALL], word, weights[vector]), [_ALL])
 
     def finish(self, outers: Sequence[Sequence[Expr]]) -> None:
         """Requantise and store each pixel at its outer indices of the output."""
-        output, attributes = self._call.output, self._call.attributes
         for vector in self._vectors:
             channel = T.bind((self._first + vector) * LANES)
-            rows = tuple(T.bind(parameter(table, row, channel)) for table in self._call.constants[2:] for row in range(3))
+            rows = requantization(self._call, channel)
             for outer, sums in zip(outers, self._sums, strict=True):
-                output.store_lanes(finished(sums[vector][_ALL], rows, attributes, output.spec), outer, channel)
+                finish(self._call, sums[vector][_ALL], rows, outer, channel)
 
 
-def _dot(accumulator: Expr, word: Expr, weights: Expr) -> Expr:
+def dot(accumulator: Expr, word: Expr, weights: Expr) -> Expr:
+    """int32x16 plus 16 dot products of four u8 (`word`, its bits as int8x64) with four s8."""
     return T.call_llvm_pure_intrin("int32x16", "llvm.x86.avx512.vpdpbusd.512", accumulator, word, weights)

@@ -1,0 +1,55 @@
+"""Program ==> inputs and the outputs that they give, to travel with an artifact and be run again anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fxpress_ir import Dimension, Program
+from fxpress_ir.ops import arguments
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from torch import Tensor
+
+FILE = "conformance.safetensors"
+_quantize = torch.ops.fxp.quantize.default
+
+
+def write(program: Program, folder: Path) -> dict[str, Any]:
+    """Save one set of inputs (dynamic dimensions at their least size) and the program's outputs for it.
+
+    Inputs come from a fixed seed. Floats that the program quantises fill their range and a tenth beyond it on both sides;
+    other floats are standard normal; 8-bit integers fill their type, wider ones are 0 or 1.
+
+    Returns:
+        What the manifest records: the file, the names of inputs and outputs, and whether outputs have to be the same bits.
+    """
+    generator = np.random.default_rng(0)
+    least = {size.name: size.minimum for spec in program.inputs for size in spec.shape if isinstance(size, Dimension)}
+    shapes = [value.shape for value in program.example(**least)]
+    inputs = {
+        f"input.{position}.{spec.name}": _drawn(program, position, tuple(shape), generator)
+        for position, (spec, shape) in enumerate(zip(program.inputs, shapes, strict=True))
+    }
+    found = program.run(*map(torch.from_numpy, inputs.values()))
+    outputs = {f"output.{position}": np.ascontiguousarray(value.numpy()) for position, value in enumerate(found)}
+    save_file({**inputs, **outputs}, folder / FILE)
+    return {"file": FILE, "inputs": list(inputs), "outputs": list(outputs), "exact": program.stage == "integer"}
+
+
+def _drawn(program: Program, position: int, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[Any]:
+    node = program.placeholders()[position]
+    value: Tensor = node.meta["val"]
+    dtype = str(value.dtype).removeprefix("torch.")
+    if not value.is_floating_point():
+        if value.element_size() == 1 and value.dtype != torch.bool:
+            limits = torch.iinfo(value.dtype)
+            return generator.integers(limits.min, limits.max + 1, shape).astype(dtype)
+        return generator.integers(0, 2, shape).astype(dtype)
+    borders = [arguments(user) for user in node.users if user.target is _quantize]
+    if not borders:
+        return generator.standard_normal(shape).astype(dtype)
+    low, high = (1.1 * borders[0][bound] * borders[0]["scale"] for bound in ("qmin", "qmax"))
+    return generator.uniform(low, high, shape).astype(dtype)

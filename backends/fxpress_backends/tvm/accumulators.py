@@ -1,0 +1,160 @@
+"""conv2d, linear, sum_pool2d and multiply ==> a group each, with the requantisation, and addition, that runs in its registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from fxpress_ir.ops import Interval, arguments
+from numpy.typing import NDArray
+from torch import fx
+
+from . import pack
+from .draft import Draft
+from .nodes import addition_of, epilogue_of
+from .physical import Buffer
+from .tile import LOOP_COLUMNS, column_tile, image_tile, matrix_tile
+
+Constants = dict[str, NDArray[Any]]
+Settings = dict[str, Any]
+
+_fxp = torch.ops.fxp
+_NO_VNNI = "the target has no AVX512-VNNI"
+
+
+def window(node: fx.Node) -> Settings:
+    """The sizes of a window as lists of two (padding: four)."""
+    named = {"dilation": [1, 1], **arguments(node)}
+    kernel = named["weight"].meta["val"].shape[2:] if "weight" in named else named["kernel"]
+    return {"kernel": list(kernel), **{key: list(named[key]) for key in ("stride", "padding", "dilation")}}
+
+
+def epilogue(draft: Draft, requantize: fx.Node | None, interval: Interval, channels: int) -> tuple[Constants, Settings]:
+    """The parameters of a requantisation and what its kernel needs to know beside them.
+
+    The pre-clip is left out where the proved interval of the accumulator keeps every product within 32 bits.
+    """
+    if requantize is None:
+        return {}, {}
+    named = arguments(requantize)
+    b, c = draft.constant(named["b"]), named["c"]
+    rows = pack.requantization(b, c, named["qmin"], named["qmax"], channels)
+    clip = bool((interval.magnitude * b).max() + (1 << c) >= 1 << 31)
+    return {"requantization": rows.astype(np.int32)}, {"shift": c, "qmin": named["qmin"], "qmax": named["qmax"], "clip": clip}
+
+
+def _covered(*nodes: fx.Node | None) -> list[fx.Node]:
+    return [node for node in nodes if node is not None]
+
+
+def _bias(draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer) -> Constants:
+    """The bias with the zero point of the input's storage folded in."""
+    bias = arguments(node)["bias"]
+    folded = pack.folded_bias(weight, None if bias is None else draft.constant(bias), source.zero)
+    return {"bias": pack.spread(folded, result.channels).astype(np.int32)}
+
+
+def _conv2d(draft: Draft, node: fx.Node, requantize: fx.Node | None, addition: fx.Node | None = None) -> None:
+    nodes = _covered(node, requantize, addition)
+    inputs, result = [draft.buffer(arguments(node)["x"])], draft.stored(nodes[-1])
+    tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
+    if addition is not None:
+        named = arguments(addition)
+        first = named["x"] is requantize
+        inputs.append(draft.buffer(named["y" if first else "x"]))
+        own, other = (named["bx"], named["by"]) if first else (named["by"], named["bx"])
+        settings["add"] = {"own": own, "other": other, "shift": named["c"], "qmin": named["qmin"], "qmax": named["qmax"]}
+    weight = draft.constant(arguments(node)["weight"])
+    kernel, packed, chosen, why = _kernel(draft, node, weight, inputs[0], result)
+    constants = {"weight": packed, **_bias(draft, node, weight, inputs[0], result), **tables}
+    draft.emit(kernel, inputs, result, nodes, {**settings, **window(node), **chosen}, constants, why)
+
+
+def _kernel(
+    draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer
+) -> tuple[str, NDArray[np.int8], Settings, str]:
+    """The kernel of a convolution, its packed weights, its settings beside the window, and why it is no faster one."""
+    groups, sizes, (height, width) = arguments(node)["groups"], window(node), result.outer
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    if draft.dot_products and groups > 1 and inputs == outputs == 1:
+        rows, columns = column_tile(height, width, sizes["kernel"], sizes["stride"], sizes["dilation"])
+        packed = pack.weights_by_column(weight, result.channels, rows, sizes["stride"][0], sizes["dilation"][0])
+        return "conv2d_depthwise", packed, {"tile": [rows, columns]}, ""
+    merged = pack.merging(groups, inputs, outputs)
+    if draft.dot_products and merged <= pack.LANES:
+        dense = merged == groups
+        stored_inputs, stored_outputs = (source.channels, result.channels) if dense else (inputs * merged, outputs * merged)
+        packed = pack.weights_by_word(pack.block_diagonal(weight, groups, merged), result.channels, stored_inputs)
+        tile = {"tile": list(image_tile(height, width, stored_outputs // pack.LANES))}
+        return "conv2d_vnni", packed, tile if dense else {**tile, "group_inputs": stored_inputs, "group_outputs": stored_outputs}, ""
+    settings = {"group_inputs": inputs, "group_outputs": outputs, "columns": min(width, LOOP_COLUMNS)}
+    why = f"{groups} groups of {inputs} inputs and {outputs} outputs" if draft.dot_products else _NO_VNNI
+    return "conv2d_loops", pack.weights_by_lane(weight, result.channels), settings, why
+
+
+def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
+    """A product of rows; an image, whose last dimension is not its channels, is copied to rows and back."""
+    source, stored = draft.in_rows(arguments(node)["x"]), draft.stored(requantize or node)
+    result = draft.rows_like(stored)
+    weight = draft.constant(arguments(node)["weight"])
+    tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
+    if draft.dot_products:
+        kernel, why = "linear_vnni", ""
+        settings["tile"] = list(matrix_tile(result.channels // pack.LANES))
+        packed = pack.weights_by_word(weight[..., None, None], result.channels, source.channels)
+    else:
+        kernel, why = "linear_loops", _NO_VNNI
+        packed = pack.weights_by_lane(weight[..., None, None], result.channels)
+    nodes, constants = _covered(node, requantize), {"weight": packed, **_bias(draft, node, weight, source, result), **tables}
+    draft.emit(kernel, [source], result, nodes, settings, constants, why)
+    if result != stored:
+        draft.emit("rearrange", [result], stored, nodes[-1:], {"steps": []})
+
+
+def _sum_pool2d(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
+    result = draft.stored(requantize or node)
+    tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
+    source = draft.buffer(arguments(node)["x"])
+    draft.emit("sum_pool2d", [source], result, _covered(node, requantize), {**settings, **window(node)}, tables)
+
+
+def _multiply(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
+    named, result = arguments(node), draft.stored(requantize or node)
+    tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
+    operands = [draft.buffer(named["x"]), draft.buffer(named["y"])]
+    draft.emit("multiply", operands, result, _covered(node, requantize), settings, tables)
+
+
+_ACCUMULATING: dict[Any, Callable[[Draft, fx.Node, fx.Node | None], None]] = {
+    _fxp.conv2d.default: _conv2d,
+    _fxp.linear.default: _linear,
+    _fxp.sum_pool2d.default: _sum_pool2d,
+    _fxp.multiply.default: _multiply,
+}
+
+
+def accumulate(draft: Draft, node: fx.Node) -> None:
+    """Waits for the requantisation that alone reads it."""
+    if epilogue_of(node) is None:
+        _ACCUMULATING[node.target](draft, node, None)
+
+
+def finish(draft: Draft, requantize: fx.Node) -> bool:
+    """Emit the accumulator that a requantisation belongs to, or leave it to the addition that takes both; False where there is none."""
+    x = arguments(requantize)["x"]
+    if x.target not in _ACCUMULATING or epilogue_of(x) is not requantize:
+        return False
+    if addition_of(requantize) is None:
+        _ACCUMULATING[x.target](draft, x, requantize)
+    return True
+
+
+def finish_sum(draft: Draft, addition: fx.Node) -> bool:
+    """Emit the convolution that an addition belongs to; False where there is none."""
+    for summand in (arguments(addition)["x"], arguments(addition)["y"]):
+        if addition_of(summand) is addition:
+            _conv2d(draft, arguments(summand)["x"], summand, addition)
+            return True
+    return False

@@ -1,0 +1,52 @@
+"""y = table[byte]: one load an element, or byte permutes of a table that lies in four registers."""
+
+from __future__ import annotations
+
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from ..pack import BYTES
+from .operand import Call, Expr, fill_halo, over
+
+
+def lut(call: Call) -> None:
+    """One table, or one for each index of the physical dimension ``axis``, the channels last."""
+    (source,), output, (table,) = call.inputs, call.output, call.constants
+    axis = call.attributes.get("axis")
+
+    def position(outer: list[Expr]) -> None:
+        with T.serial(output.spec.channels) as channel:
+            row = 0 if axis is None else [*outer, channel][axis]
+            output.store(table[row, T.Cast("int32", T.reinterpret("uint8", source.load(outer, channel)))], outer, channel)
+
+    fill_halo(output)
+    over(output, position)
+
+
+def lut_permute(call: Call) -> None:
+    """64 bytes at a time along a row of pixels; the last ones of a row moved back inside it.
+
+    ``vpermi2b`` looks up the low seven bits of each byte in two registers; the top bit selects the half of the table.
+    """
+    (source,), output, (table,) = call.inputs, call.output, call.constants
+    spec = output.spec
+    line = spec.outer[-1] * spec.channels if spec.outer else spec.channels
+
+    fill_halo(output)
+    given, stored = source.flat(), output.flat()
+
+    def row(outer: list[Expr]) -> None:
+        start = [*outer, 0] if spec.outer else outer
+        read, written = T.bind(source.offset(start)), T.bind(output.offset(start))
+        quarters = [T.bind(T.reinterpret(f"int8x{BYTES}", table[0, T.Ramp(BYTES * number, 1, BYTES)])) for number in range(4)]
+        with T.serial(-(-line // BYTES)) as step:
+            at = T.bind(T.min(step * BYTES, line - BYTES))
+            byte = T.bind(T.reinterpret(f"int8x{BYTES}", given[T.Ramp(read + at, 1, BYTES)]))
+            low, high = (_permuted(quarters[number], byte, quarters[number + 1]) for number in (0, 2))
+            value = T.Select(byte < T.Broadcast(T.int8(0), BYTES), high, low)
+            T.buffer_store(stored, T.reinterpret(f"{spec.dtype}x{BYTES}", value), [T.Ramp(written + at, 1, BYTES)])
+
+    over(output, row, inner=min(1, len(spec.outer)))
+
+
+def _permuted(first: Expr, byte: Expr, second: Expr) -> Expr:
+    return T.call_llvm_pure_intrin(f"int8x{BYTES}", "llvm.x86.avx512.vpermi2var.qi.512", first, byte, second)

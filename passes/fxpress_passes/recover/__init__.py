@@ -1,0 +1,1 @@
+"""Passes that win back quality after a lossy one, without training."""

@@ -1,0 +1,27 @@
+"""Whole networks, quantised by the passes: both targets give the program's bits at batches other than the example's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import fxpress as fx
+import pytest
+import torch
+from fxpress_ir import Program
+from networks import NETWORKS, network
+
+
+@cache
+def quantized(name: str) -> Program:
+    generator = torch.Generator().manual_seed(7)
+    batches = [(torch.randn(8, 3, 32, 32, generator=generator),) for _ in range(2)]
+    program = fx.capture(network(name), (batches[0][0][:1],), dynamic_shapes={"x": {0: fx.Dim("batch")}})
+    pipeline = fx.Pipeline.parse("fold-batch-norm, quantize-dyadic{integer_only=true}")
+    return pipeline.run(program, calibration=batches).program
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_bits_of_the_program(name: str, same_bits: Callable[..., None]) -> None:
+    images = [torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch)) * 2 for batch in (1, 3)]
+    same_bits(quantized(name), *([x] for x in images))
