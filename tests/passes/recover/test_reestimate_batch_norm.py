@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from float_programs import Chain, applied, captured
+from float_programs import Chain, captured
 from fxpress_ir.errors import CalibrationError
 from fxpress_ir.ops import arguments
 from fxpress_passes import Context, ReestimateBatchNorm
@@ -21,7 +21,7 @@ def test_the_statistics_are_the_means_over_batches() -> None:
     program = captured(Chain(nn.ReLU(), norm), 1, 3, 4, 4)
     generator = torch.Generator().manual_seed(0)
     batches = [3 * torch.randn(16, 3, 4, 4, generator=generator) + 1 for _ in range(3)]
-    after = applied(ReestimateBatchNorm(), program, _context(*batches))
+    after = ReestimateBatchNorm().apply(program, _context(*batches))
     (node,) = [node for node in after.graph.nodes if str(node.target) == "aten.batch_norm.default"]
     named = arguments(node)
     rectified = [batch.relu().double() for batch in batches]
