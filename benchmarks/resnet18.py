@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fxpress as fx
 import numpy as np
+import readme
 import torch
 from fxpress.quality import sqnr
 from models import resnet
@@ -29,6 +30,7 @@ def compressed() -> tuple[fx.Program, fx.Program]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -37,10 +39,14 @@ def main() -> None:
         artifacts = {"onnx:float": fx.lower(program, "onnx:float", out=Path(folder, "onnx-float"))}
         for target in INTEGER:
             artifacts[target] = fx.lower(integer, target, out=Path(folder, target.replace(":", "-")))
+        qualities = {}
         for batch in (1, 3):
             x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(100 + batch))
             scores, expected = program.run(x)[0], integer.run(x)[0]
             same = {target: bool(np.array_equal(artifacts[target].run(x)[0], expected.numpy())) for target in INTEGER}
+            if not all(same.values()):
+                raise SystemExit(f"bits differ: {same}")
+            qualities[batch] = sqnr(scores, expected)
             share = fx.saturation(integer, x).share
             print(f"batch {batch}: SQNR {sqnr(scores, expected):.1f} dB, {share:.4%} saturated, same bits: {same}")
         for target, artifact in artifacts.items():
@@ -50,6 +56,23 @@ def main() -> None:
         print(table)
         for other in range(3):
             print(f"time of tvm:native / {contenders[other].target}: {table.ratio(3, other)}")
+        if options.write:
+            floating = artifacts["onnx:float"].payload_size
+            rows = [
+                (
+                    f"`{c.target}`",
+                    f"{timed.p50_ms:.2f} ms",
+                    f"{timed.p90_ms:.2f} ms",
+                    str(table.ratio(i, 0)),
+                    f"{c.payload_size / floating:.1%}",
+                )
+                for i, (c, timed) in enumerate(zip(contenders, table.rows, strict=True))
+            ]
+            text = readme.markdown(("target", "p50", "p90", "time / fp32 in ONNX Runtime [95 %]", "file / fp32 file"), rows)
+            words = "; ".join(
+                f"at batch {batch}: {quality:.1f} dB, same bits on {', '.join(INTEGER)}" for batch, quality in qualities.items()
+            )
+            readme.write("resnet18", f"{text}\n\n{words}. {table.notes[0]}.")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from fxpress_passes.pipeline import Pipeline
 from . import zoo
 from .quality import Agreement, agreement, sqnr
 
-PIPELINE = "remove-noops, fold-constants, eliminate-dead-code, fold-batch-norm, quantize-dyadic{integer_only=true}"
+PIPELINES = ("remove-noops, fold-constants, eliminate-dead-code, fold-batch-norm, place-quantizers{integer_only=true}", "to-integer")
+"""`quantize-dyadic` in its two parts, because the simulated program between them is lowered too."""
 BATCHES = (1, 7)
 """Batch sizes at which every held-out image is run through every artifact."""
 
@@ -76,7 +77,9 @@ def demo(out: Path, model: str = "digits-cnn", *, repeats: int = 30, progress: P
     tell = progress or (lambda label, done, total: None)
     entry = zoo.load(model)
     original = capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
-    result = Pipeline.parse(PIPELINE).run(original, calibration=entry.calibration, progress=tell)
+    simulated = Pipeline.parse(PIPELINES[0]).run(original, calibration=entry.calibration, progress=tell)
+    result = Pipeline.parse(PIPELINES[1]).run(simulated.program, calibration=entry.calibration, progress=tell)
+    sources = {"integer": result.program, "simulated": simulated.program, "float": original}
     certificate = verify(result.program)
     images, labels = entry.held_out
     scores, integer_scores = original.run(images)[0], result.program.run(images)[0]
@@ -85,7 +88,7 @@ def demo(out: Path, model: str = "digits-cnn", *, repeats: int = 30, progress: P
     artifacts = []
     for position, target in enumerate(targets()):
         tell(f"lowering to {target.name}", position, len(names))
-        source = result.program if "integer" in target.stages else original
+        source = next(program for stage, program in sources.items() if stage in target.stages)
         folder = out / target.name.replace(":", "-")
         artifacts.append(lower(source, target.name, out=folder))
     outputs = []
@@ -101,7 +104,7 @@ def demo(out: Path, model: str = "digits-cnn", *, repeats: int = 30, progress: P
         rows.append(Row(str(artifact.target), quality, same, artifact.payload_size, timed.p50_ms, timed.p90_ms))
     return Demo(
         model=model,
-        report=str(result.report),
+        report=f"{simulated.report}\n{result.report}",
         facts=len(certificate.facts),
         images=len(images),
         batches=BATCHES,

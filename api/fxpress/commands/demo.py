@@ -37,11 +37,12 @@ def _show(done: Any) -> None:
         f"\nproved {done.facts} facts about integer ranges; {done.sqnr:.1f} dB against float scores; {done.saturated:.3%} saturated"
     )
     table = Table(title=f"{done.model}, {done.images} held-out images, at batch {' and '.join(map(str, done.batches))}; latency at batch 1")
-    for column in ("target", "accuracy", "agreement", "negative flips", "same bits", "size", "p50", "p90"):
-        table.add_column(column, justify="left" if column == "target" else "right")
+    for column in ("target", "top-1", "agree", "flips", "bits", "KiB", "p50 ms", "p90 ms"):
+        table.add_column(column, justify="left" if column == "target" else "right", no_wrap=True)
     for row in done.rows:
         quality = row.quality
-        bits = "-" if row.same_bits is None else "yes" if row.same_bits else "NO"
+        bits = "-" if row.same_bits is None else "same" if row.same_bits else "DIFFER"
         shares = (f"{share:.2%}" for share in (quality.accuracy, quality.agreement, quality.negative_flips))
-        table.add_row(row.target, *shares, bits, f"{row.bytes / 1024:.0f} KiB", f"{row.p50_ms:.3f} ms", f"{row.p90_ms:.3f} ms")
+        table.add_row(row.target, *shares, bits, f"{row.bytes / 1024:.0f}", f"{row.p50_ms:.3f}", f"{row.p90_ms:.3f}")
     console.print(table)
+    console.print("agree: same class as the float model; flips: right before, wrong now; bits: those of the integer program")
