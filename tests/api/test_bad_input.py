@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,8 @@ CASES: dict[str, tuple[type[Exception], Callable[[], object], tuple[str, ...]]] 
     "nan weight": (CaptureError, lambda: captured(poisoned()), ("conv.weight", "NaN")),
     "an operator without an integer form": (
         RefusalError,
-        lambda: quantized(Net(torch.erf), options="{integer_only=true}"),
-        ("aten.erf", "node erf"),
+        lambda: quantized(Net(partial(torch.softmax, dim=1)), options="{integer_only=true}"),
+        ("aten.softmax", "node softmax"),
     ),
     "nan calibration": (CalibrationError, lambda: quantized(Net(), [(IMAGE * float("nan"),)]), ("batch 0", "'x'", "NaN")),
     "empty calibration": (CalibrationError, lambda: quantized(Net(), []), ("no batch",)),
