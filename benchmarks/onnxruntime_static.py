@@ -76,7 +76,7 @@ def theirs_quality(program: fx.Program, path: Path, x: torch.Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     for name in options.models:

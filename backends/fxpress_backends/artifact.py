@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from math import isfinite
 from os import PathLike
@@ -80,10 +80,10 @@ class Artifact:
         where, way_on = f"input {spec.name!r}", f"pass an array {spec}"
         try:
             array = np.asarray(as_array(value), order="C")
-            dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+            dtype = _torch_dtype(array.dtype)
         except (TypeError, ValueError) as error:
             raise InputError(f"a {type(value).__name__} that is no array of numbers", where=where, way_on=way_on) from error
-        spec.check(torch.empty(array.shape, dtype=dtype, device="meta"), sizes)
+        spec.check(array.shape, dtype, sizes)
         if self.manifest["stage"] == "integer" and dtype.is_floating_point and not np.isfinite(array).all():
             raise InputError("holds NaN or infinity", where=where, way_on="an integer has no such value")
         return array
@@ -109,6 +109,11 @@ class Artifact:
         if not self._opened or self._opened[0][0] != options:
             self._opened[:] = [(options, self._backend.load(self.folder, self.manifest, options))]
         return self._opened[0][1]
+
+
+@cache
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
 
 
 def lower(

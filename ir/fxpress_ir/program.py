@@ -94,7 +94,7 @@ class Program:
         sizes: dict[str, int] = {}
         tensors = tuple(map(_as_tensor, self.inputs, values))
         for spec, tensor in zip(self.inputs, tensors, strict=True):
-            spec.check(tensor, sizes)
+            spec.check(tensor.shape, tensor.dtype, sizes)
             if self.stage in ("integer", "mixed") and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InputError("holds NaN or infinity", where=f"input {spec.name!r}", way_on="an integer has no such value")
         return tensors

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .errors import InputError
 
@@ -36,18 +36,18 @@ class InputSpec:
     def __str__(self) -> str:
         return f"{self.name}: {str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
 
-    def check(self, value: Tensor, sizes: dict[str, int]) -> None:
-        """Hold `value` to this spec; `sizes` collects what each named dimension is bound to.
+    def check(self, shape: Sequence[int], dtype: torch.dtype, sizes: dict[str, int]) -> None:
+        """Hold a value of `shape` and `dtype` to this spec; `sizes` collects what each named dimension is bound to.
 
         Raises:
             InputError: dtype, rank, a static size or a named dimension differs.
         """
         where, expected = f"input {self.name!r}", f"pass a tensor {self}"
-        if value.dtype != self.dtype:
-            raise InputError(f"dtype is {value.dtype}, expected {self.dtype}", where=where, way_on=expected)
-        if value.dim() != len(self.shape):
-            raise InputError(f"shape {list(value.shape)} has {value.dim()} dimensions", where=where, way_on=expected)
-        for position, (size, wanted) in enumerate(zip(value.shape, self.shape, strict=True)):
+        if dtype != self.dtype:
+            raise InputError(f"dtype is {dtype}, expected {self.dtype}", where=where, way_on=expected)
+        if len(shape) != len(self.shape):
+            raise InputError(f"shape {list(shape)} has {len(shape)} dimensions", where=where, way_on=expected)
+        for position, (size, wanted) in enumerate(zip(shape, self.shape, strict=True)):
             if isinstance(wanted, int):
                 if size != wanted:
                     raise InputError(f"dimension {position} is {size}, expected {wanted}", where=where, way_on=expected)

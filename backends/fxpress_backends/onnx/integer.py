@@ -59,10 +59,10 @@ def _window_sum(walk: Walk, node: fx.Node) -> ir.Value:
 
 def _elementwise_product(walk: Walk, node: fx.Node) -> ir.Value:
     named = arguments(node)
-    return walk.op("Mul", *(_centred(walk, named[operand]) for operand in ("x", "y")))
+    return walk.op("Mul", *(centred(walk, named[operand]) for operand in ("x", "y")))
 
 
-def _centred(walk: Walk, node: fx.Node) -> ir.Value:
+def centred(walk: Walk, node: fx.Node) -> ir.Value:
     """The value itself as int32."""
     value, zero = _widened(walk, node), zero_point(node)
     return walk.op("Sub", value, walk.constant(np.int32(zero))) if zero else value
@@ -83,7 +83,8 @@ def bias_of(walk: Walk, node: fx.Node) -> Integers:
     return _ZERO if bias is None else walk.array(bias).astype(np.int64)
 
 
-def _with_bias(walk: Walk, node: fx.Node) -> ir.Value:
+def with_bias(walk: Walk, node: fx.Node) -> ir.Value:
+    """The 32-bit sum or product of an accumulating node."""
     emit, axis = _ACCUMULATORS[node.target]
     value, bias = emit(walk, node), bias_of(walk, node)
     if not bias.any():
@@ -111,7 +112,7 @@ def requantize(walk: Walk, node: fx.Node) -> ir.Value:
         accumulator, bias, total = _ACCUMULATORS[x.target][0](walk, x), bias_of(walk, x), walk.intervals[x]
         axis = _ACCUMULATORS[x.target][1]
         if not rounding.folds(bias, b, c, qmin, qmax):
-            accumulator, bias = _with_bias(walk, x), _ZERO
+            accumulator, bias = with_bias(walk, x), _ZERO
     else:
         accumulator, bias, total, axis = _widened(walk, x), _ZERO - zero_point(x), walk.intervals[x].hull(), named["axis"]
     kind, zero = STORAGE[named["dtype"]]
@@ -157,10 +158,10 @@ F1 = Flavour(
         **MOVEMENT_EMITTERS,
         _fxp.quantize.default: quantize,
         _fxp.dequantize.default: dequantize,
-        _fxp.conv2d.default: _with_bias,
-        _fxp.linear.default: _with_bias,
-        _fxp.sum_pool2d.default: _with_bias,
-        _fxp.multiply.default: _with_bias,
+        _fxp.conv2d.default: with_bias,
+        _fxp.linear.default: with_bias,
+        _fxp.sum_pool2d.default: with_bias,
+        _fxp.multiply.default: with_bias,
         _fxp.lut.default: lut,
         _fxp.requantize.default: requantize,
         _fxp.add.default: add,
