@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fxpress as fx
 import numpy as np
+import readme
 import torch
 from fxpress.quality import sqnr
 from fxpress_backends.bench import Command
@@ -50,7 +51,7 @@ def quantize_static(source: Path, out: Path) -> None:
     quantize_static(str(prepared), str(out), Reader(), quant_format=QuantFormat.QDQ, per_channel=True, **kinds)
 
 
-def compare(name: str, repeats: int, threads: int) -> None:
+def compare(name: str, repeats: int, threads: int) -> tuple[str, ...]:
     program = fx.capture(MODELS[name](), (torch.randn(1, 3, 224, 224),), dynamic_shapes={"pixel_values": {0: fx.Dim("batch")}})
     integer = fx.Pipeline.parse("fold-batch-norm, quantize-dyadic{integer_only=true}").run(program, calibration=batches()).program
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(99))
@@ -61,9 +62,10 @@ def compare(name: str, repeats: int, threads: int) -> None:
         quantize_static(floating.folder / "model.onnx", theirs)
         peer = Command("ONNX Runtime static QDQ", [sys.executable, str(Path(__file__).with_name("peer_onnxruntime.py")), str(theirs)])
         table = fx.bench([ours, peer], repeats=repeats, threads=threads, inputs=(x[:1],))
-        print(f"== {name}: ours {sqnr(program.run(x)[0], integer.run(x)[0]):.1f} dB, {theirs_quality(program, theirs, x):.1f} dB theirs")
+        qualities = [f"{quality:.1f} dB" for quality in (sqnr(program.run(x)[0], integer.run(x)[0]), theirs_quality(program, theirs, x))]
+        print(f"== {name}: ours {qualities[0]}, theirs {qualities[1]}")
         print(table)
-        print(f"time of theirs / ours: {table.ratio(1, 0)}")
+        return name, *(f"{row.p50_ms:.2f} ms" for row in table.rows), str(table.ratio(1, 0)), *qualities
 
 
 def theirs_quality(program: fx.Program, path: Path, x: torch.Tensor) -> float:
@@ -78,9 +80,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--repeats", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
-    for name in options.models:
-        compare(name, options.repeats, options.threads)
+    head = ("network", "ours", "theirs", "time of theirs / ours [95 %]", "ours against float", "theirs against float")
+    text = readme.markdown(head, [compare(name, options.repeats, options.threads) for name in options.models])
+    print(text)
+    if options.write:
+        readme.write("onnxruntime-static", text)
 
 
 if __name__ == "__main__":

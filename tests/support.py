@@ -124,7 +124,7 @@ def residual_net(seed: int = 0, *, channels: int = 16, size: int = 8, inputs: in
 
 
 def moving_net(seed: int = 0) -> Program:
-    """Every operator that the residual net lacks: tables, products, and values that change places."""
+    """Every operator that the residual net lacks: tables, products, values that change places, and one of 16 bits."""
     generator = torch.Generator().manual_seed(seed)
 
     def codes(*shape: int, dtype: torch.dtype = torch.int8) -> Tensor:
@@ -145,6 +145,66 @@ def moving_net(seed: int = 0) -> Program:
         thin = edit.call(aten.slice.Tensor, edit.call(aten.slice.Tensor, spread, 2, 0, 2**63 - 1, 2), 3, 1, 2**63 - 1, 3)
         twice = edit.call(fxp.concat.default, [thin, thin], 1)
         less = edit.call(fxp.add.default, scaled, twice, 20011, -9001, 15, -100, 90, torch.int8)
-        return edit.call(fxp.dequantize.default, less, 0.5)
+        wide = edit.call(fxp.requantize.default, less, edit.add_tensor("wide.b", multipliers([3001])), 4, -32768, 32767, 1, torch.int16)
+        knots = torch.randint(-32768, 32768, (1, 513), generator=generator).to(torch.int16)
+        curve = edit.call(fxp.lut16.default, wide, edit.add_tensor("knots", knots), 1)
+        return edit.call(fxp.dequantize.default, curve, 0.5)
 
     return built((1, 6, 7, 6), body)
+
+
+def attending_net(seed: int = 0) -> Program:
+    """Every operator of transformers: heads of [batch, 6, 16], turned by tables that are moved constants."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def angles(edit: Edit, name: str) -> fx.Node:
+        """Rows 0 to 5 of a Q14 table [9, 8] as [1, 1, 6, 8]."""
+        table = torch.randint(-16384, 16385, (9, 8), generator=generator).to(torch.int16)
+        rows = edit.call(aten.slice.Tensor, edit.add_tensor(name, table), 0, 0, 6)
+        return edit.call(aten.unsqueeze.default, edit.call(aten.unsqueeze.default, rows, 0), 1)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        q = edit.call(fxp.quantize.default, x, 0.02, -128, 127, torch.int8)
+        unit = edit.call(fxp.normalize.default, q, 700, True)
+        gain, shift = (torch.randint(-most, most, (16,), generator=generator, dtype=torch.int32) for most in (4000, 2**20))
+        parts = edit.add_tensor("gain", gain), edit.add_tensor("shift", shift)
+        scaled = edit.call(fxp.affine.default, unit, *parts, 16, -128, 127, -1, torch.int8)
+        heads = edit.call(aten.transpose.int, edit.call(aten.view.default, scaled, [-1, 6, 2, 8]), 1, 2)
+        turned = edit.call(fxp.rotary.default, heads, angles(edit, "cosine"), angles(edit, "sine"), 14, -128, 127, torch.int8)
+        columns = edit.call(aten.transpose.int, heads, 2, 3)
+        products = edit.call(fxp.matmul.default, turned, columns)
+        scores = requantize(edit, products, multipliers([17]), 11, relu=False, axis=-1, name="scores")
+        shares = edit.call(fxp.softmax.default, scores, edit.add_tensor("exponentials", exponentials(1 << 14).int()), 8)
+        mixed = requantize(edit, edit.call(fxp.matmul.default, shares, turned), multipliers([1]), 8, relu=False, axis=-1, name="mixed")
+        table, mask = edit.add_tensor("weights", exponentials(255).to(torch.uint8)), torch.rand(1, 1, 6, 6, generator=generator) < 0.8
+        operands = (turned, mixed, heads, edit.add_tensor("mask", mask), None, table)
+        attended = edit.call(fxp.attention.default, *operands, 80, 15, 160, 15, -128, 127, True, torch.int8)
+        joined = edit.call(aten.reshape.default, edit.call(aten.transpose.int, attended, 1, 2), [-1, 6, 16])
+        return edit.call(fxp.dequantize.default, joined, 0.5)
+
+    return built((1, 6, 16), body)
+
+
+def exponentials(one: int, scale: float = 0.05) -> Tensor:
+    """The table of a softmax: rn(one * exp(-scale * d)), float64 of shape [256]."""
+    return torch.round(one * torch.exp(-scale * torch.arange(256, dtype=torch.float64)))
+
+
+def turned_by_length(seed: int = 0, most: int = 9) -> Program:
+    """x[batch, seq, 6] turned by the first seq rows of tables [most, 6]; the sine's are expanded along the batch."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"x": {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq", max=most)}}
+    program = capture(_Twice(), (torch.zeros(2, 3, 6, dtype=torch.int8),), dynamic_shapes=shapes)
+    edit = program.edit()
+    x, old = edit.here(program.placeholders()[0]), edit.here(program.outputs()[0])
+    with edit.graph.inserting_before(old):
+        batch, length = (edit.call(aten.sym_size.int, x, dimension) for dimension in (0, 1))
+        tables = []
+        for name in ("cosine", "sine"):
+            table = torch.randint(-16384, 16385, (most, 6), generator=generator).to(torch.int16)
+            rows = edit.call(aten.slice.Tensor, edit.add_tensor(name, table), 0, 0, length)
+            tables.append(edit.call(aten.unsqueeze.default, rows, 0))
+        tables[1] = edit.call(aten.expand.default, tables[1], [batch, -1, -1])
+        new = edit.call(fxp.rotary.default, x, *tables, 14, -128, 127, torch.int8)
+    edit.replace(old, new)
+    return edit.finish(stage="integer")

@@ -9,6 +9,7 @@ from fxpress_backends.registry import targets
 from fxpress_ir import FxpressError, Program, capture, verify
 from fxpress_ir.analysis.saturation import saturation
 from fxpress_passes import PASSES
+from fxpress_passes.evidence import merge_calibration
 from fxpress_passes.pipeline import Pipeline, Result
 from torch.export import Dim
 
@@ -31,6 +32,7 @@ __all__ = [
     "capture",
     "load",
     "lower",
+    "merge_calibration",
     "passes",
     "saturation",
     "targets",

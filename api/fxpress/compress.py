@@ -12,7 +12,7 @@ from fxpress_backends import folder as folders
 from fxpress_backends.artifact import Artifact, lower
 from fxpress_backends.contract import Measured, Target
 from fxpress_backends.registry import find
-from fxpress_ir import Program, verify
+from fxpress_ir import Program, run_on_reals, to_steps, verify
 from fxpress_ir.analysis.saturation import saturation
 from fxpress_ir.errors import BackendError, CalibrationError, PipelineError
 from fxpress_passes.contract import Pass, difference
@@ -83,7 +83,15 @@ class Compressed:
         return all(row.same_bits is not False for row in self.rows) and all(check.held for check in self.checks)
 
 
-def compress(source: Source, recipe: Recipe, out: Path, *, dump: Path | None = None, progress: Progress | None = None) -> Compressed:
+def compress(
+    source: Source,
+    recipe: Recipe,
+    out: Path,
+    *,
+    state: Path | None = None,
+    dump: Path | None = None,
+    progress: Progress | None = None,
+) -> Compressed:
     """Capture, run the pipeline, verify, lower for every target of the recipe, and compare on one batch.
 
     Artifacts are written below `out`, a folder a target, after every target was asked whether it takes its program. A
@@ -91,8 +99,9 @@ def compress(source: Source, recipe: Recipe, out: Path, *, dump: Path | None = N
     gets the float program that went into quantisation.
 
     Args:
+        state: a folder for what calibration measures, as ``Pipeline.run`` takes it.
         dump: a folder for the text of each program.
-        progress: called with a label, steps done and steps in all.
+        progress: called with a label, steps done and steps in all, 0 where that is not known.
 
     Raises:
         PipelineError: the recipe names no target, or a floor that cannot be measured.
@@ -110,19 +119,22 @@ def compress(source: Source, recipe: Recipe, out: Path, *, dump: Path | None = N
     captured = source.capture()
     data = recipe.located_data()
     batches = source.calibration if data is None else open_data(data, captured.inputs)
-    batch = drawn(captured, recipe.seed) if batches is None else Calibration(batches).first(captured)
+    calibration = None if batches is None else Calibration(batches)
+    batch = drawn(captured, recipe.seed) if calibration is None else calibration.first(captured)
     kept = _Kept(captured, cards)
     try:
-        result = recipe.pipeline.run(captured, batches, source.evaluate, recipe.seed, dump=dump, instruments=[kept], progress=progress)
+        result = recipe.pipeline.run(
+            captured, calibration, source.evaluate, recipe.seed, state=state, dump=dump, instruments=[kept], progress=progress
+        )
     except CalibrationError as error:
-        if batches is not None:
+        if calibration is not None or state is not None:
             raise
         way_on = "name data with --calibration, or calibration: in the recipe"
         raise CalibrationError(error.what, where=error.where, way_on=way_on) from error
     certificate = verify(result.program)
-    measured = {"sqnr_db": difference(captured.run(*batch), result.program.run(*batch)).sqnr}
+    measured = {"sqnr_db": difference(captured.run(*batch), run_on_reals(result.program, *batch)).sqnr}
     if result.program.stage not in ("float", "simulated"):
-        measured["saturated"] = saturation(result.program, *batch).share
+        measured["saturated"] = saturation(result.program, *to_steps(result.program.inputs, batch)).share
     if result.report.quality is not None:
         before, after = result.report.quality
         measured["top1_drop"] = 100 * (before - after)
@@ -201,7 +213,8 @@ def _unmeasurable(name: str, why: str) -> PipelineError:
 
 
 def _row(artifact: Artifact, program: Program, batch: tuple[Tensor, ...]) -> Row:
-    found = tuple(torch.from_numpy(value) for value in artifact.run(*batch))
-    moved = difference(program.run(*batch), found)
+    inputs = to_steps(program.inputs, batch)
+    found = tuple(torch.from_numpy(value) for value in artifact.run(*inputs))
+    moved = difference(program.run(*inputs), found)
     same = None if program.stage in ("float", "simulated") else moved.equal
     return Row(artifact.target, str(artifact.folder), program.stage, artifact.payload_size, same, moved.relative)

@@ -29,6 +29,7 @@ def inspect_artifact(folder: Path) -> tuple[dict[str, Any], str]:
     lines = [
         f"{folder}: {artifact.target}, {manifest['stage']} program {manifest['program_hash'][:12]}, {artifact.size:,} bytes",
         f"inputs: {', '.join(map(str, artifact.inputs))}",
+        f"outputs: {artifact.output_text}",
         *(f"pass: {entry}" for entry in manifest["history"]),
         f"rules that hold: {', '.join(certificate['rules'])}",
         f"facts proved: {len(certificate['facts'])}",

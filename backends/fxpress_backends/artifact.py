@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from fxpress_ir import Certificate, InputSpec, Program, verify
 from fxpress_ir.errors import ArtifactError, BackendError, InputError
-from fxpress_ir.portable import read_signature, signature
+from fxpress_ir.portable import in_steps, read_signature, signature
+from fxpress_ir.signature import steps_text
 from numpy.typing import NDArray
 
 from . import conformance
 from . import folder as folders
 from . import manifest as manifests
 from .contract import Arrays, Backend, Measured, Refusal, Runner, Target, as_array
-from .registry import BACKENDS, Entry, Registry, find
+from .registry import BACKENDS, Entry, Registry, find, targets
 
 CERTIFICATE = "certificate.json"
 
@@ -61,8 +62,20 @@ class Artifact:
         return sum(int(entry["size"]) for name, entry in self.manifest["files"].items() if name not in (CERTIFICATE, conformance.FILE))
 
     def __str__(self) -> str:
-        outputs = ", ".join(f"{output['dtype']}[{', '.join(map(str, output['shape']))}]" for output in self.manifest["outputs"])
-        return f"{self.target} artifact {self.folder}: ({', '.join(map(str, self.inputs))}) -> {outputs}, {self.size} bytes"
+        return f"{self.target} artifact {self.folder}: ({', '.join(map(str, self.inputs))}) -> {self.output_text}, {self.size} bytes"
+
+    @property
+    def output_text(self) -> str:
+        """Types and shapes of the outputs, as a signature prints those of inputs."""
+        outputs = self.manifest["outputs"]
+        return ", ".join(
+            f"{output['dtype']}[{', '.join(map(str, output['shape']))}]{steps_text(output.get('scale'))}" for output in outputs
+        )
+
+    @property
+    def output_scales(self) -> tuple[float | None, ...]:
+        """For each output, where its integers stand for real numbers, the real number that one step is."""
+        return tuple(output.get("scale") for output in self.manifest["outputs"])
 
     def check_inputs(self, values: Sequence[Any]) -> Arrays:
         """`values` (NumPy arrays or CPU tensors) as arrays that fit the signature.
@@ -144,7 +157,9 @@ def lower(
     entry, card = find(target, registry)
     if program.stage not in card.stages:
         message = f"takes {' and '.join(card.stages)} programs, this one is {program.stage}"
-        raise BackendError(message, where=f"target {target!r}", way_on="`fxpress targets` says what each target takes")
+        takers = ", ".join(other.name for other in targets(registry) if program.stage in other.stages)
+        way_on = f"{takers} take it" if takers else "`fxpress targets` says what each target takes"
+        raise BackendError(message, where=f"target {target!r}", way_on=way_on)
     certificate = verify(program)
     backend = entry.backend()
     _check_taken(backend.legalize(program, card), target)
@@ -174,13 +189,16 @@ def _check_taken(refusals: Sequence[Refusal], target: str) -> None:
 
 
 def _record(program: Program, target: Target, certificate: Certificate, entry: Entry) -> dict[str, Any]:
-    outputs = [(str(node.meta["val"].dtype).removeprefix("torch."), program.shape_of(node)) for node in program.outputs()]
+    outputs = [
+        {"dtype": str(node.meta["val"].dtype).removeprefix("torch."), "shape": list(program.shape_of(node)), **in_steps(scale)}
+        for node, scale in zip(program.outputs(), program.output_steps(), strict=True)
+    ]
     return {
         "target": target.name,
         "stage": program.stage,
         "program_hash": certificate.program_hash,
         "inputs": signature(program.inputs),
-        "outputs": [{"dtype": dtype, "shape": list(shape)} for dtype, shape in outputs],
+        "outputs": outputs,
         "history": list(program.history),
         "versions": {name: version(name) for name in ("fxpress", "torch", "numpy", *entry.distributions)},
     }

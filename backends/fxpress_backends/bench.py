@@ -74,7 +74,7 @@ def bench(
         warmup: runs before the first timed one, 1 or more: the first opens the model.
         pause: seconds between turns; 0.25 or more.
         inputs: arrays or tensors; None draws them from `seed` for the first artifact's signature: floats are standard
-            normal, 8-bit integers fill their range, wider ones (ids, masks) are 0 or 1.
+            normal, 8-bit and 16-bit integers fill their range, wider ones (ids, masks) are 0 or 1.
         sizes: sizes of dynamic dimensions for drawn inputs, by name; their minimum unless given.
         threads: threads of each contender.
         timeout: seconds within which a turn has to answer.
@@ -168,7 +168,7 @@ def _drawn(specs: Sequence[InputSpec], sizes: Mapping[str, int], seed: int) -> t
         shape = [dynamic[size.name] if isinstance(size, Dimension) else size for size in spec.shape]
         if spec.dtype.is_floating_point:
             values: NDArray[Any] = generator.standard_normal(shape)
-        elif spec.dtype in (torch.int8, torch.uint8):
+        elif spec.dtype in (torch.int8, torch.uint8, torch.int16):
             limits = torch.iinfo(spec.dtype)
             values = generator.integers(limits.min, limits.max + 1, shape)
         else:

@@ -21,7 +21,7 @@ def write(program: Program, folder: Path) -> dict[str, Any]:
     """Save one set of inputs (dynamic dimensions at their least size) and the program's outputs for it.
 
     Inputs come from a fixed seed. Floats that the program quantises fill their range and a tenth beyond it on both sides;
-    other floats are standard normal; 8-bit integers fill their type, wider ones are 0 or 1.
+    other floats are standard normal; 8-bit and 16-bit integers fill their type, wider ones are 0 or 1.
 
     Returns:
         What the manifest records: the file, the names of inputs and outputs, and whether outputs have to be the same bits.
@@ -39,17 +39,22 @@ def write(program: Program, folder: Path) -> dict[str, Any]:
     return {"file": FILE, "inputs": list(inputs), "outputs": list(outputs), "exact": program.stage == "integer"}
 
 
+def drawn(value: Tensor, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[Any]:
+    """Numbers of the type of `value`: floats standard normal, 8-bit and 16-bit integers over all of it, wider ones 0 or 1."""
+    dtype = str(value.dtype).removeprefix("torch.")
+    if value.is_floating_point():
+        return generator.standard_normal(shape).astype(dtype)
+    if value.element_size() <= 2 and value.dtype != torch.bool:
+        limits = torch.iinfo(value.dtype)
+        return generator.integers(limits.min, limits.max + 1, shape).astype(dtype)
+    return generator.integers(0, 2, shape).astype(dtype)
+
+
 def _drawn(program: Program, position: int, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[Any]:
     node = program.placeholders()[position]
     value: Tensor = node.meta["val"]
-    dtype = str(value.dtype).removeprefix("torch.")
-    if not value.is_floating_point():
-        if value.element_size() == 1 and value.dtype != torch.bool:
-            limits = torch.iinfo(value.dtype)
-            return generator.integers(limits.min, limits.max + 1, shape).astype(dtype)
-        return generator.integers(0, 2, shape).astype(dtype)
-    borders = [arguments(user) for user in node.users if user.target is _quantize]
+    borders = [arguments(user) for user in node.users if user.target is _quantize] if value.is_floating_point() else []
     if not borders:
-        return generator.standard_normal(shape).astype(dtype)
+        return drawn(value, shape, generator)
     low, high = (1.1 * borders[0][bound] * borders[0]["scale"] for bound in ("qmin", "qmax"))
-    return generator.uniform(low, high, shape).astype(dtype)
+    return generator.uniform(low, high, shape).astype(str(value.dtype).removeprefix("torch."))

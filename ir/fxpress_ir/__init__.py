@@ -7,7 +7,22 @@ from .edit import Edit
 from .errors import FxpressError
 from .printer import text
 from .program import Program
+from .reals import run_on_reals, to_reals, to_steps
 from .signature import Dimension, InputSpec
 from .verify import Certificate, verify, violations
 
-__all__ = ["Certificate", "Dimension", "Edit", "FxpressError", "InputSpec", "Program", "capture", "text", "verify", "violations"]
+__all__ = [
+    "Certificate",
+    "Dimension",
+    "Edit",
+    "FxpressError",
+    "InputSpec",
+    "Program",
+    "capture",
+    "run_on_reals",
+    "text",
+    "to_reals",
+    "to_steps",
+    "verify",
+    "violations",
+]

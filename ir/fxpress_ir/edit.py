@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
@@ -16,7 +18,10 @@ _WAY_ON = "the pass that made this edit is wrong"
 
 
 class Edit:
-    """A program under change. Change `graph` with the methods here or with those of ``fx.Graph``, then `finish`."""
+    """A program under change. Change `graph` with the methods here or with those of ``fx.Graph``, then `finish`.
+
+    Where outputs change, `output_scales` are to be set with them.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -25,6 +30,7 @@ class Edit:
         returned = self.graph.graph_copy(program.graph, self._nodes)
         self.graph.output(returned)
         self.tensors: dict[str, Tensor] = dict(program.tensors)
+        self.inputs, self.output_scales = program.inputs, program.output_scales
         self._before = {copied: _call(copied) for copied in self._nodes.values()}
 
     def here(self, node: fx.Node) -> fx.Node:
@@ -53,6 +59,12 @@ class Edit:
             node.meta.update({key: like.meta[key] for key in ("provenance", "source", "module") if key in like.meta})
         return node
 
+    def take_steps(self, node: fx.Node, dtype: torch.dtype, scale: float) -> None:
+        """The input `node` takes integers of `dtype` from now on, in steps of `scale`."""
+        self.inputs = tuple(replace(spec, dtype=dtype, scale=scale) if spec.name == node.name else spec for spec in self.inputs)
+        with fake_mode(self._program.graph):
+            node.meta["val"] = torch.empty_like(node.meta["val"], dtype=dtype)
+
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Every use of `old` becomes a use of `new`; `old` goes when nothing uses it."""
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
@@ -72,16 +84,32 @@ class Edit:
         self._check_ends()
         used = {str(node.target) for node in self.graph.find_nodes(op="get_attr")}
         self.tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
+        self._untangle()
         self._propagate()
         program = self._program
         return Program(
             self.graph,
             self.tensors,
-            program.inputs,
+            self.inputs,
             stage or program.stage,
             program.history,
             program.islands if islands is None else islands,
+            self.output_scales,
         )
+
+    def _untangle(self) -> None:
+        """A tensor ``a.b`` beside a tensor ``a`` gets another name: a module cannot hold both."""
+        for name in list(self.tensors):
+            parts = name.split(".")
+            if not any(".".join(parts[:count]) in self.tensors for count in range(1, len(parts))):
+                continue
+            flat, count = "_".join(parts), 0
+            while flat in self.tensors:
+                count += 1
+                flat = f"{'_'.join(parts)}_{count}"
+            self.tensors[flat] = self.tensors.pop(name)
+            for node in self.graph.find_nodes(op="get_attr"):
+                node.target = flat if node.target == name else node.target
 
     def _check_order(self) -> None:
         try:
@@ -94,8 +122,12 @@ class Edit:
         inputs = [spec.name for spec in self._program.inputs]
         if [node.name for node in self.graph.find_nodes(op="placeholder")] != inputs:
             raise ProgramError(f"the edited graph does not take {', '.join(inputs)}", way_on=_WAY_ON)
-        if not isinstance(self.graph.output_node().args[0], (tuple, list)):
+        returned = self.graph.output_node().args[0]
+        if not isinstance(returned, (tuple, list)):
             raise ProgramError("the edited graph does not return a tuple", way_on=_WAY_ON)
+        if len(self.output_scales) not in (0, len(returned)):
+            what = f"the edited graph returns {len(returned)} values for {len(self.output_scales)} output scales"
+            raise ProgramError(what, way_on=_WAY_ON)
         for node in self.graph.find_nodes(op="get_attr"):
             if node.target not in self.tensors:
                 raise ProgramError(f"there is no tensor {node.target!r}", where=node.name, way_on="name it with add_tensor")

@@ -64,7 +64,14 @@ def signature(inputs: tuple[InputSpec, ...]) -> list[dict[str, Any]]:
             return dimension
         return {"name": dimension.name, "minimum": dimension.minimum, "maximum": dimension.maximum}
 
-    return [{"name": spec.name, "dtype": _name(spec.dtype), "shape": [size(d) for d in spec.shape]} for spec in inputs]
+    return [
+        {"name": spec.name, "dtype": _name(spec.dtype), "shape": [size(d) for d in spec.shape], **in_steps(spec.scale)} for spec in inputs
+    ]
+
+
+def in_steps(scale: float | None) -> dict[str, float]:
+    """The entry of a signature that says what one step of its integers is; none where they stand for themselves."""
+    return {} if scale is None else {"scale": scale}
 
 
 def read_signature(data: list[dict[str, Any]]) -> tuple[InputSpec, ...]:
@@ -73,7 +80,9 @@ def read_signature(data: list[dict[str, Any]]) -> tuple[InputSpec, ...]:
     def size(dimension: Any) -> int | Dimension:
         return dimension if isinstance(dimension, int) else Dimension(dimension["name"], dimension["minimum"], dimension["maximum"])
 
-    return tuple(InputSpec(spec["name"], tuple(map(size, spec["shape"])), getattr(torch, spec["dtype"])) for spec in data)
+    return tuple(
+        InputSpec(spec["name"], tuple(map(size, spec["shape"])), getattr(torch, spec["dtype"]), spec.get("scale")) for spec in data
+    )
 
 
 def graph_data(program: Program) -> dict[str, Any]:

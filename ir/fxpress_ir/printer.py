@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from .program import Program, named_size
+from .signature import steps_text
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16", torch.bool: "bool",
@@ -56,5 +57,6 @@ def text(program: Program) -> str:
     lines += [f"  float island {name}" for name in program.islands]
     lines += [f"  %{node.target} : {type_text(program, node)}" for node in program.graph.find_nodes(op="get_attr")]
     lines += [f"  {node_text(program, node)}" for node in program.graph.nodes if node.op == "call_function"]
-    lines.append(f"  return {', '.join(map(_argument, program.outputs()))}")
+    returned = [f"{_argument(node)}{steps_text(scale)}" for node, scale in zip(program.outputs(), program.output_steps(), strict=True)]
+    lines.append(f"  return {', '.join(returned)}")
     return "\n".join(lines)

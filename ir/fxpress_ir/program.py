@@ -36,6 +36,8 @@ class Program:
         stage: ``float``, ``simulated``, ``mixed`` or ``integer``.
         history: the passes that made it, as text.
         islands: names of the nodes that compute in floats in a mixed program.
+        output_scales: for each output, where its integers stand for real numbers, the real number that one step is; empty
+            where none does. An input's is in its signature.
     """
 
     graph: fx.Graph
@@ -44,6 +46,7 @@ class Program:
     stage: str = "float"
     history: tuple[str, ...] = ()
     islands: tuple[str, ...] = ()
+    output_scales: tuple[float | None, ...] = ()
     _versions: Mapping[str, int] = field(init=False, repr=False)
     _cache: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
@@ -145,6 +148,10 @@ class Program:
         returned: tuple[fx.Node, ...] = tuple(self.graph.output_node().args[0])  # type: ignore[arg-type]
         return returned
 
+    def output_steps(self) -> tuple[float | None, ...]:
+        """`output_scales`, None for each output where they are empty."""
+        return self.output_scales or (None,) * len(self.outputs())
+
     def example(self, **sizes: int) -> tuple[Tensor, ...]:
         """Zeros of the signature's shapes; named dimensions are 2, or the nearest that their range allows, unless given."""
         self._named(sizes)
@@ -159,7 +166,7 @@ class Program:
     def noted(self, entry: str) -> Program:
         """The same program with one more line of history."""
         self.check_unchanged()
-        return Program(self.graph, self.tensors, self.inputs, self.stage, (*self.history, entry), self.islands)
+        return Program(self.graph, self.tensors, self.inputs, self.stage, (*self.history, entry), self.islands, self.output_scales)
 
     def edit(self) -> Edit:
         """Begin the next program: the graph is copied, tensors are shared."""

@@ -25,16 +25,26 @@ class Dimension:
         return self.minimum <= size and (self.maximum is None or size <= self.maximum)
 
 
+def steps_text(scale: float | None) -> str:
+    """What follows a type whose integers stand for real numbers."""
+    return "" if scale is None else f" in steps of {scale!r}"
+
+
 @dataclass(frozen=True)
 class InputSpec:
-    """Name, shape and dtype of one input."""
+    """Name, shape and dtype of one input.
+
+    Attributes:
+        scale: where integers stand for real numbers, the real number that one step is: real = integer * scale.
+    """
 
     name: str
     shape: tuple[int | Dimension, ...]
     dtype: torch.dtype
+    scale: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}: {str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
+        return f"{self.name}: {str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]{steps_text(self.scale)}"
 
     def check(self, shape: Sequence[int], dtype: torch.dtype, sizes: dict[str, int]) -> None:
         """Hold a value of `shape` and `dtype` to this spec; `sizes` collects what each named dimension is bound to.

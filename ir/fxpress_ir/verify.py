@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from .analysis.ranges import integer_ranges
 from .errors import VerifyError
-from .ops import INTEGER_OPERATORS, OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
+from .ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
 from .printer import node_text
 from .program import Program
 
@@ -31,9 +31,10 @@ _SIZE_MATH = _BUILTINS | {
     torch.sym_min,
 }
 """What else computes on sizes where floats may be, as in ``tokens ** -0.5``."""
-_INTEGER = INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | SIZE_OPERATORS
+_INTEGER = INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | LOOKUP_OPERATORS | SIZE_OPERATORS
 _FAKE = (_fxp.fake_quantize.default, _fxp.fake_quantize_channels.default)
-_BYTES, _WORDS = (torch.int8, torch.uint8), (torch.int32,)
+_BYTES, _SHORTS, _WORDS = (torch.int8, torch.uint8), (torch.int16,), (torch.int32,)
+_ACTIVATIONS = _BYTES + _SHORTS
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,16 @@ def scales_and_ranges(program: Program) -> Found:
             yield node, f"its range [{named['qmin']}, {named['qmax']}] is empty"
 
 
+def ends_in_steps(program: Program) -> Found:
+    """What is given in steps is an integer, and a step is positive and finite in float32."""
+    ends = [(node, spec.scale) for node, spec in zip(program.placeholders(), program.inputs, strict=True)]
+    for node, scale in [*ends, *zip(program.outputs(), program.output_steps(), strict=True)]:
+        if scale is not None and node.meta["val"].dtype not in _ACTIVATIONS + _WORDS:
+            yield node, f"{node.meta['val'].dtype} in steps of {scale}"
+        elif scale is not None and not 0 < float(torch.tensor(scale, dtype=torch.float32)) < float("inf"):
+            yield node, f"its step {scale} is not positive and finite"
+
+
 def integer_between_borders(program: Program) -> Found:
     """Floats stand only before ``fxp::quantize`` and after ``fxp::dequantize``; nothing else computes on them."""
     for node in program.graph.nodes:
@@ -168,22 +179,32 @@ def known_integer_operators(program: Program) -> Found:
 
 
 def operand_types(program: Program) -> Found:
-    """8-bit activations, narrow s8 weights, int32 accumulators, biases and multipliers; what is fixed is a constant."""
+    """8-bit and 16-bit activations, narrow s8 weights, int32 accumulators, biases and multipliers; what is fixed is a constant."""
     wanted: dict[str, dict[str, tuple[torch.dtype, ...]]] = {
-        "quantize": {"x": (torch.float32,), "dtype": _BYTES + _WORDS},
-        "dequantize": {"q": _BYTES + _WORDS},
-        "conv2d": {"x": _BYTES, "weight": (torch.int8,), "bias": _WORDS},
-        "linear": {"x": _BYTES, "weight": (torch.int8,), "bias": _WORDS},
-        "requantize": {"x": _BYTES + _WORDS, "b": _WORDS, "dtype": _BYTES + _WORDS},
-        "add": {"x": _BYTES, "y": _BYTES, "dtype": _BYTES + _WORDS},
-        "max_pool2d": {"x": _BYTES},
-        "sum_pool2d": {"x": _BYTES},
-        "multiply": {"x": _BYTES, "y": _BYTES},
+        "quantize": {"x": (torch.float32,), "dtype": _ACTIVATIONS + _WORDS},
+        "dequantize": {"q": _ACTIVATIONS + _WORDS},
+        "conv2d": {"x": _ACTIVATIONS, "weight": (torch.int8,), "bias": _WORDS},
+        "linear": {"x": _ACTIVATIONS, "weight": (torch.int8,), "bias": _WORDS},
+        "requantize": {"x": _ACTIVATIONS + _WORDS, "b": _WORDS, "dtype": _ACTIVATIONS + _WORDS},
+        "add": {"x": _ACTIVATIONS, "y": _ACTIVATIONS, "dtype": _ACTIVATIONS + _WORDS},
+        "max_pool2d": {"x": _ACTIVATIONS},
+        "sum_pool2d": {"x": _ACTIVATIONS},
+        "multiply": {"x": _ACTIVATIONS, "y": _ACTIVATIONS},
         "lut": {"x": _BYTES, "table": _BYTES},
-        "concat": {"xs": _BYTES},
-        "pad2d": {"x": _BYTES},
-        "select2d": {"x": _BYTES},
-        "insert_zeros": {"x": _BYTES},
+        "lut16": {"x": _SHORTS, "table": _SHORTS},
+        "concat": {"xs": _ACTIVATIONS},
+        "pad2d": {"x": _ACTIVATIONS},
+        "select2d": {"x": _ACTIVATIONS},
+        "insert_zeros": {"x": _ACTIVATIONS},
+        "normalize": {"x": _ACTIVATIONS},
+        "affine": {"u": _ACTIVATIONS + _WORDS, "g": _WORDS, "b": _WORDS, "dtype": _ACTIVATIONS},
+        "matmul": {"x": _BYTES, "y": _BYTES},
+        "softmax": {"x": (torch.int8,), "table": _WORDS},
+        "attention": {
+            **dict.fromkeys(("q", "k", "v"), _BYTES),
+            **{"mask": (torch.bool,), "bias": _WORDS, "table": (torch.uint8,), "dtype": _ACTIVATIONS},
+        },
+        "rotary": {"x": (torch.int8, torch.int16), "cosine": _SHORTS, "sine": _SHORTS, "dtype": _ACTIVATIONS},
     }
     for node in program.graph.nodes:
         if node.target not in INTEGER_OPERATORS:
@@ -194,11 +215,24 @@ def operand_types(program: Program) -> Found:
                 dtype = value.meta["val"].dtype if isinstance(value, fx.Node) else value
                 if dtype is not None and dtype not in dtypes:
                     yield node, f"{operand} is {dtype}, expected {' or '.join(map(str, dtypes))}"
-                if operand in ("weight", "bias", "b", "table") and value is not None and value.op != "get_attr":
+                fixed = operand in ("weight", "bias", "g", "b", "table") and node.target is not _fxp.attention.default
+                if (fixed or operand == "table") and value is not None and value.op != "get_attr":
                     yield node, f"its {operand} is not a constant"
         weight = named.get("weight")
         if weight is not None and weight.op == "get_attr" and bool((program.tensors[str(weight.target)] == -128).any()):
             yield node, "a weight of -128 is outside the narrow range [-127, 127]"
+
+
+def lookups_in_constants(program: Program) -> Found:
+    """Rows are taken of constant tables of 8-bit or 16-bit activations, outside of float islands."""
+    for node in program.graph.nodes:
+        if node.target not in LOOKUP_OPERATORS or node.name in program.islands:
+            continue
+        table = arguments(node)["weight"]
+        if table.op != "get_attr":
+            yield node, "its table is not a constant"
+        elif table.meta["val"].dtype not in _ACTIVATIONS:
+            yield node, f"its table is {table.meta['val'].dtype}, expected {' or '.join(map(str, _ACTIVATIONS))}"
 
 
 def everything_fits(program: Program) -> Found:
@@ -216,8 +250,17 @@ _ALWAYS: tuple[Rule, ...] = (graph_is_flat, tensors_match)
 RULES: dict[str, tuple[Rule, ...]] = {
     "float": (*_ALWAYS, no_fxp_operators),
     "simulated": (*_ALWAYS, only_fake_quantizers, scales_and_ranges),
-    "mixed": (*_ALWAYS, floats_in_islands, scales_and_ranges, operand_types, everything_fits),
-    "integer": (*_ALWAYS, known_integer_operators, integer_between_borders, operand_types, scales_and_ranges, everything_fits),
+    "mixed": (*_ALWAYS, floats_in_islands, scales_and_ranges, ends_in_steps, operand_types, lookups_in_constants, everything_fits),
+    "integer": (
+        *_ALWAYS,
+        known_integer_operators,
+        integer_between_borders,
+        operand_types,
+        lookups_in_constants,
+        scales_and_ranges,
+        ends_in_steps,
+        everything_fits,
+    ),
 }
 """The table of rules: what each stage promises."""
 

@@ -159,7 +159,7 @@ class Pass:
 
 
 Progress = Callable[[str, int, int], None]
-"""Called with a label, steps done and steps in all."""
+"""Called with a label, steps done and steps in all, 0 where that is not known."""
 
 
 def options_of(kind: type[Pass]) -> dict[str, Any]:

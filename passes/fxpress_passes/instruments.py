@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from fxpress_ir import Program, text, verify
+from fxpress_ir import Program, run_on_reals, text, verify
 from fxpress_ir.errors import FxpressError, PassError
 from torch import Tensor
 
@@ -82,7 +82,7 @@ class Size:
 
 
 class Compare:
-    """Runs each new program on one batch, against the program before it and against the first.
+    """Runs each new program on one batch, against the program before it and against the first, integer ends as real numbers.
 
     Raises:
         PassError: an `Exact` or `Close` promise was broken, or the outputs have other shapes; a missed `Lossy` floor is
@@ -91,11 +91,11 @@ class Compare:
 
     def __init__(self, batch: tuple[Tensor, ...], original: Program) -> None:
         self._batch = batch
-        self._original = self._previous = original.run(*batch)
+        self._original = self._previous = run_on_reals(original, *batch)
 
     def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
         if after is not before:
-            outputs = after.run(*self._batch)
+            outputs = run_on_reals(after, *self._batch)
             shapes, expected = ([list(value.shape) for value in values] for values in (outputs, self._previous))
             if shapes != expected:
                 raise PassError(f"outputs have shapes {shapes}, had {expected} before", where=done.name, way_on=_FAULT)

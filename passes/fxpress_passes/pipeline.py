@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fxpress_ir import Program
+from fxpress_ir import Program, run_on_reals
 from fxpress_ir.errors import FxpressError, PipelineError
 
 from . import PASSES
 from .contract import Context, Pass, Progress
-from .evidence import Calibration, Evidence
+from .evidence import Calibration, Evidence, States
 from .instruments import Compare, Dump, Instrument, Size, Step, Verify
 from .parse import find, parse
 
@@ -75,10 +76,11 @@ class Pipeline:
     def run(
         self,
         program: Program,
-        calibration: Iterable[Any] | None = None,
+        calibration: Iterable[Any] | Calibration | None = None,
         evaluate: Evaluate | None = None,
         seed: int = 0,
         *,
+        state: Path | str | None = None,
         dump: Path | str | None = None,
         instruments: Sequence[Instrument] = (),
         progress: Progress | None = None,
@@ -87,21 +89,24 @@ class Pipeline:
 
         Args:
             program: what to start from; it is not changed.
-            calibration: input tuples; needed by passes that measure. A one-shot iterator is spooled.
-            evaluate: called with ``program.run`` of the first and the last program.
+            calibration: input tuples; needed by passes that measure. A one-shot iterator is spooled to disk.
+            evaluate: called with ``program.run`` of the first and the last program; one that takes and gives integers
+                gets and gives real numbers here.
             seed: of everything random in passes.
+            state: a folder for what is measured: a run that was interrupted goes on after the last batch, a second one
+                measures nothing again, and where the folder holds all that passes ask for, `calibration` may be left out.
             dump: a folder for the text of each program.
             instruments: more instruments, after verify, size and compare.
-            progress: called with (label, done, total).
+            progress: called with (label, done, total); total is 0 where it is not known.
 
         Raises:
             PipelineError: a pass does not take the stage that it would get.
             PassError, CalibrationError, VerifyError: as the passes and instruments say.
         """
         schedule = self.schedule(program.stage)
-        evidence = None if calibration is None else Evidence(Calibration(calibration), progress)
+        evidence = _evidence(calibration, state, progress)
         looking: list[Instrument] = [Verify(), Size()]
-        if evidence is not None:
+        if evidence is not None and calibration is not None:
             looking.append(Compare(evidence.first(program), program))
         if dump is not None:
             looking.append(Dump(Path(dump), program))
@@ -125,7 +130,7 @@ class Pipeline:
                 instrument.look(step, item, current, after if step.fired else current)
             current = after
             steps.append(step)
-        quality = None if evaluate is None else (evaluate(program.run), evaluate(current.run))
+        quality = None if evaluate is None else (evaluate(partial(run_on_reals, program)), evaluate(partial(run_on_reals, current)))
         return Result(current, Report(tuple(steps), quality))
 
     def schedule(self, stage: str) -> list[tuple[Pass, bool]]:
@@ -141,6 +146,14 @@ class Pipeline:
                 raise PipelineError(message, where=item.name, way_on="move it to where the program still is one")
             stage = item.gives or stage
         return schedule
+
+
+def _evidence(calibration: Iterable[Any] | Calibration | None, state: Path | str | None, progress: Progress | None) -> Evidence | None:
+    states = None if state is None else States(state)
+    if calibration is None:
+        return None if states is None else Evidence(None, progress, states)
+    data = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
+    return Evidence(data, progress, states)
 
 
 def _check_order(passes: Sequence[Pass]) -> None:

@@ -62,8 +62,8 @@ CASES: dict[str, tuple[type[Exception], Callable[[], object], tuple[str, ...]]] 
     "nan weight": (CaptureError, lambda: captured(poisoned()), ("conv.weight", "NaN")),
     "an operator without an integer form": (
         RefusalError,
-        lambda: quantized(Net(partial(torch.softmax, dim=1)), options="{integer_only=true}"),
-        ("aten.softmax", "node softmax"),
+        lambda: quantized(Net(partial(torch.cumsum, dim=1)), options="{integer_only=true}"),
+        ("aten.cumsum", "node cumsum"),
     ),
     "nan calibration": (CalibrationError, lambda: quantized(Net(), [(IMAGE * float("nan"),)]), ("batch 0", "'x'", "NaN")),
     "empty calibration": (CalibrationError, lambda: quantized(Net(), []), ("no batch",)),

@@ -214,6 +214,18 @@ def test_options_go_before_the_recipe(here: Path) -> None:
     assert fx.load("out/onnx-int").manifest["seed"] == 9
 
 
+def test_measurements_are_kept_where_the_command_line_says(here: Path) -> None:
+    first = compressed("--recipe", "good.yaml", "--calibration-state", "state", "--json")
+    assert first.returncode == 0, first.stderr
+    (path,) = (here / "state").iterdir()
+    again = compressed("--pipeline", INTEGER, "--target", "reference", "--calibration-state", "state", "--json")
+    assert json.loads(again.stdout)["program_hash"] == json.loads(first.stdout)["program_hash"]
+    other = compressed("--recipe", "good.yaml", "--calibration", "images", "--calibration-state", "state")
+    refused(other, path.name, "name another folder")
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(compressed("--recipe", "good.yaml", "--calibration-state", "state"), path.name, "is no intact calibration state")
+
+
 def test_a_missed_floor_is_exit_code_1(here: Path) -> None:
     result = compressed("--recipe", "floor.yaml", "--calibration", "x.npz")
     assert result.returncode == 1
@@ -250,6 +262,7 @@ COMPRESS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data of no batches": (("net:make", "--pipeline", INTEGER, "--target", "reference", "--calibration", "net:number"), ("iterable",)),
     "nan": (("net:make", "--pipeline", INTEGER, "--target", "reference", "--calibration", "net:nan"), ("batch 0", "NaN")),
     "out is a file": (("net:make", "--recipe", "good.yaml", "--out", "good.yaml"), ("good.yaml", "not a folder")),
+    "the state is a file": (("net:make", "--recipe", "good.yaml", "--calibration-state", "good.yaml"), ("good.yaml", "is not a folder")),
     "dump is a file": (("net:make", "--recipe", "good.yaml", "--dump", "good.yaml/dump"), ("good.yaml/dump",)),
 }
 

@@ -86,6 +86,39 @@ def test_the_recipe_s_data_go_before_the_model_s(tmp_path: Path) -> None:
     assert done.checks[0].measured == done.measured["sqnr_db"]
 
 
+def test_measurements_are_kept_and_stand_in_for_the_data(tmp_path: Path) -> None:
+    """Data that are read once give every batch to the pipeline."""
+    batches = [(torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(seed)),) for seed in range(3)]
+    recipe = Recipe(Pipeline.parse(INTEGER), targets=("reference",))
+    hashes = [
+        compress(replace(small(), calibration=data), recipe, tmp_path / "out", state=state).program.hash
+        for data, state in ((batches, None), (iter(batches), tmp_path / "state"), (batches, tmp_path / "state"), (None, tmp_path / "state"))
+    ]
+    assert len(set(hashes)) == 1
+    assert [path.name.partition("-")[0] for path in (tmp_path / "state").iterdir()] == ["ranges"]
+    with pytest.raises(CalibrationError, match="its 3 batches were others than the first 3 of these data"):
+        compress(replace(small(), calibration=batches[::-1]), recipe, tmp_path / "out", state=tmp_path / "state")
+
+
+def test_a_program_of_integers_is_measured_on_real_numbers(tmp_path: Path) -> None:
+    x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(2))
+
+    def done(io: str) -> Compressed:
+        pipeline = Pipeline.parse(f"fold-batch-norm, quantize-dyadic{{io={io}}}")
+        recipe = Recipe(pipeline, targets=("reference", "onnx:qlinear", "onnx:float"), require=Require(20.0, 0.5, 0.05))
+        source = replace(small(), calibration=[(x,)], evaluate=lambda run: float(run(x)[0].double().mean()))
+        return compress(source, recipe, tmp_path / io)
+
+    bordered, bare = done("float"), done("integer")
+    assert [row.same_bits for row in bare.rows] == [True, True, None]
+    assert bare.held
+    assert {name: bare.measured[name] for name in ("sqnr_db", "top1_drop")} == {
+        name: bordered.measured[name] for name in ("sqnr_db", "top1_drop")
+    }
+    assert bare.program.inputs[0].dtype == torch.int8
+    assert fx.load(tmp_path / "integer" / "reference").inputs[0].scale == bare.program.inputs[0].scale
+
+
 def test_a_missed_floor_is_said_and_the_artifact_is_there(tmp_path: Path) -> None:
     recipe = replace(RECIPE, targets=("reference",), require=Require(sqnr_db=200.0))
     done = compress(replace(small(), calibration=[drawn(small().capture(), 0)]), recipe, tmp_path / "out")
@@ -129,6 +162,12 @@ REFUSED = {
         "saturated cannot be measured",
     ),
 }
+
+
+def test_a_state_without_the_measurements_is_no_calibration(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"state': holds no ranges of program .*; give the data, or the state of the same model"):
+        compress(small(), Recipe(Pipeline.parse(INTEGER), targets=("reference",)), tmp_path / "out", state=tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", REFUSED)

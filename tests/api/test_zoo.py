@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import fxpress as fx
 import numpy as np
 import pytest
 import torch
 from fxpress import zoo
-from fxpress.zoo import digits_cnn
+from fxpress.zoo import char_lm, digits_cnn, digits_vit
 from fxpress.zoo.train_digits_cnn import save, shifted
 from fxpress_ir import Dimension, capture
 from fxpress_ir.errors import InputError
@@ -22,11 +24,11 @@ def entry() -> zoo.Entry:
 
 
 def test_every_name_loads_as_itself() -> None:
-    assert [zoo.load(name).name for name in zoo.names()] == ["digits-cnn"]
+    assert [zoo.load(name).name for name in zoo.names()] == ["digits-cnn", "digits-vit", "char-lm"]
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no model 'digits'; known: digits-cnn"):
+    with pytest.raises(InputError, match="no model 'digits'; known: digits-cnn, digits-vit, char-lm"):
         zoo.load("digits")
 
 
@@ -109,3 +111,46 @@ def test_shifts_move_images_by_at_most_a_pixel() -> None:
 def test_saved_weights_load_and_leave_nothing_else(tmp_path: Path) -> None:
     save(digits_cnn.DigitsCNN(8), tmp_path / "weights.safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+@pytest.mark.parametrize(("name", "parameters", "bytes_"), [("digits-vit", 136_138, 600_000), ("char-lm", 771_200, 5_000_000)])
+def test_the_other_weights_are_small(name: str, parameters: int, bytes_: int) -> None:
+    module = {"digits-vit": digits_vit, "char-lm": char_lm}[name]
+    assert sum(weight.numel() for weight in zoo.load(name).model.parameters()) == parameters
+    assert module.WEIGHTS.stat().st_size < bytes_
+
+
+def test_the_vision_transformer_reads_digits_and_stays_right_in_integers() -> None:
+    """Half a point of the float accuracy at most."""
+    entry = zoo.load("digits-vit")
+    program = capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
+    integer = fx.Pipeline.parse("quantize-dyadic{integer_only=true}").run(program, calibration=entry.calibration).program
+    accuracy = entry.evaluate(program.run)
+    assert accuracy >= 0.98
+    assert entry.evaluate(integer.run) >= accuracy - 0.005
+
+
+def test_the_decoder_holds_out_whole_topics() -> None:
+    data = char_lm.text()
+    assert (len(data.train), len(data.held_out)) == (430_082, 36_112)
+    entry = char_lm.load()
+    ids, following = entry.held_out
+    assert torch.equal(ids[:, 1:], following[:, :-1])
+    assert torch.equal(ids[1:, 0], following[:-1, -1])
+
+
+def test_perplexity_of_even_odds_is_the_vocabulary() -> None:
+    entry = char_lm.load()
+    assert entry.perplexity(lambda ids: (torch.zeros(*ids.shape, 256),)) == pytest.approx(256, rel=1e-5)  # a sum of float32 logarithms
+
+
+def test_the_decoder_keeps_its_perplexity_in_integers() -> None:
+    """Two percent of the float perplexity at most, over a part of the held-out text; the next byte is guessed as often, nearly."""
+    entry = char_lm.load()
+    entry = replace(entry, held_out=(entry.held_out[0][:64], entry.held_out[1][:64]))
+    program = capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
+    integer = fx.Pipeline.parse("quantize-dyadic{integer_only=true}").run(program, calibration=entry.calibration).program
+    perplexity = entry.perplexity(program.run)
+    assert perplexity < 5
+    assert entry.perplexity(integer.run) <= 1.02 * perplexity
+    assert entry.evaluate(integer.run) >= entry.evaluate(program.run) - 0.01

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fxpress_ir import Edit, Program, capture
 from fxpress_ir.errors import ProgramError
-from support import aten
+from support import aten, built
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
@@ -160,6 +160,27 @@ def test_an_input_that_is_replaced_everywhere_stays_an_input(tower: Program) -> 
     assert len(edit.finish().placeholders()) == 1
 
 
+def test_an_input_takes_steps_and_what_reads_it_is_evaluated_anew(evaluated: list[str]) -> None:
+    program = capture(torch.nn.Flatten(), (torch.zeros(1, 3, 2),), dynamic_shapes=({0: Dim("batch")},))
+    edit = program.edit()
+    edit.take_steps(edit.here(program.placeholders()[0]), torch.int8, 0.1)
+    edit.output_scales = (0.1,)
+    result = edit.finish()
+    assert (str(result.inputs[0]), str(program.inputs[0])) == (
+        "input_1: int8[batch, 3, 2] in steps of 0.1",
+        "input_1: float32[batch, 3, 2]",
+    )
+    assert evaluated == ["flatten"]
+    assert result.outputs()[0].meta["val"].dtype == torch.int8
+    assert result.shape_of(result.outputs()[0]) == ("batch", 6)
+    assert str(result).endswith("return flatten in steps of 0.1")
+    kept = result.edit().finish().noted("nothing")
+    assert (kept.inputs, kept.output_scales, kept.hash) == (result.inputs, (0.1,), result.hash)
+    again = result.edit()
+    again.output_scales = (0.2,)
+    assert again.finish().hash != result.hash
+
+
 def test_names_of_new_tensors_are_unique_and_nodes_inherit_provenance(tower: Program) -> None:
     edit = tower.edit()
     first = linears(edit)[0]
@@ -195,6 +216,10 @@ def lost_input(edit: Edit) -> None:
     edit.graph.erase_node(x)
 
 
+def too_few_scales(edit: Edit) -> None:
+    edit.output_scales = (0.1, None)
+
+
 def wrong_shape(edit: Edit) -> None:
     edit.tensors["second.weight"] = torch.ones(5, 9)
 
@@ -216,6 +241,7 @@ def frozen(edit: Edit) -> None:
         (foreign, "the edited graph is malformed: .* does not belong to this Graph"),
         (missing_tensor, "first_bias: there is no tensor 'first.bias'"),
         (not_a_tuple, "does not return a tuple"),
+        (too_few_scales, "returns 1 values for 2 output scales"),
         (lost_input, "does not take x"),
         (wrong_shape, r"linear_1 = aten\.linear\.default: shapes do not propagate"),
         (wrong_arguments, r"linear_1 = aten\.linear\.default: shapes do not propagate"),
@@ -238,3 +264,15 @@ def test_a_tensor_changed_during_the_edit_is_noticed(tower: Program) -> None:
         edit.tensors["first.bias"].add_(1)
     with pytest.raises(ProgramError, match=r"first\.bias: tensor was changed in place"):
         edit.finish()
+
+
+def test_a_tensor_named_below_another_gets_a_name_that_a_module_can_hold() -> None:
+    """``row.twice`` beside ``row``."""
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        row, twice = edit.add_tensor("row", torch.ones(3)), edit.add_tensor("row.twice", torch.full((3,), 2.0))
+        return edit.call(aten.add.Tensor, edit.call(aten.mul.Tensor, x, row), twice)
+
+    program = built((1, 3), body, stage="float")
+    assert sorted(program.tensors) == ["row", "row_twice"]
+    assert torch.equal(program.run(torch.ones(2, 3))[0], torch.full((2, 3), 3.0))

@@ -68,7 +68,9 @@ def test_a_signature_survives_json() -> None:
         InputSpec("x", (Dimension("batch"), 3, Dimension("tokens", 2, 512)), torch.float32),
         InputSpec("ids", (), torch.int64),
         InputSpec("mask", (Dimension("batch"),), torch.bool),
+        InputSpec("q", (2,), torch.int8, 0.1),
     )
+    assert [entry.get("scale") for entry in signature(inputs)] == [None, None, None, 0.1]
     assert read_signature(json.loads(json.dumps(signature(inputs)))) == inputs
 
 

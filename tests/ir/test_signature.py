@@ -14,6 +14,7 @@ SPEC = InputSpec("ids", (BATCH, TOKENS, 3), torch.int64)
 def test_a_spec_prints_its_names() -> None:
     assert str(SPEC) == "ids: int64[batch, tokens, 3]"
     assert str(InputSpec("flag", (), torch.bool)) == "flag: bool[]"
+    assert str(InputSpec("x", (2,), torch.int8, 0.1)) == "x: int8[2] in steps of 0.1"
 
 
 @pytest.mark.parametrize(
@@ -26,11 +27,11 @@ def test_a_dimension_admits_its_inclusive_range(dimension: Dimension, inside: tu
 
 def test_sizes_are_bound_once_for_all_inputs() -> None:
     sizes: dict[str, int] = {}
-    SPEC.check(torch.zeros(4, 5, 3, dtype=torch.int64), sizes)
-    InputSpec("mask", (BATCH, TOKENS), torch.float32).check(torch.zeros(4, 5), sizes)
+    SPEC.check((4, 5, 3), torch.int64, sizes)
+    InputSpec("mask", (BATCH, TOKENS), torch.float32).check((4, 5), torch.float32, sizes)
     assert sizes == {"batch": 4, "tokens": 5}
     with pytest.raises(InputError, match="input 'mask': dimension 'tokens' is 6 here and 5 before; pass a tensor mask"):
-        InputSpec("mask", (BATCH, TOKENS), torch.float32).check(torch.zeros(4, 6), sizes)
+        InputSpec("mask", (BATCH, TOKENS), torch.float32).check((4, 6), torch.float32, sizes)
 
 
 @pytest.mark.parametrize(
@@ -45,4 +46,4 @@ def test_sizes_are_bound_once_for_all_inputs() -> None:
 )
 def test_what_differs_is_named(shape: tuple[int, ...], dtype: torch.dtype, reason: str) -> None:
     with pytest.raises(InputError, match=f"input 'ids': {reason}.*; pass a tensor ids: int64"):
-        SPEC.check(torch.zeros(shape, dtype=dtype), {})
+        SPEC.check(shape, dtype, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import torch
 from fxpress_ir import Edit, Program, capture, verify, violations
 from fxpress_ir.errors import VerifyError
 from fxpress_ir.verify import RULES
-from support import aten, built, fxp, moving_net, multipliers, residual_net
+from support import aten, attending_net, built, fxp, moving_net, multipliers, residual_net
 from torch import Tensor, fx, nn
 
 S8, U8, S32, F32 = torch.int8, torch.uint8, torch.int32, torch.float32
@@ -56,6 +56,17 @@ def faked_channels(scales: Tensor) -> Program:
     return float_of(body, "simulated")
 
 
+def in_steps(taken: float | None, given: float | None = None) -> Program:
+    """An integer program from s8 to s8 whose ends have these scales."""
+    program = on_bytes(lambda edit, x: edit.call(aten.clone.default, x), S8)
+    (spec,) = program.inputs
+    return Program(program.graph, program.tensors, (replace(spec, scale=taken),), "integer", output_scales=(given,))
+
+
+def stepping(program: Program, scales: tuple[float | None, ...]) -> Program:
+    return Program(program.graph, program.tensors, program.inputs, program.stage, (), program.islands, scales)
+
+
 def computed_scale() -> Program:
     def body(edit: Edit, x: fx.Node) -> fx.Node:
         scales = edit.call(aten.abs.default, edit.add_tensor("scales", torch.ones(3)))
@@ -67,6 +78,15 @@ def computed_scale() -> Program:
 def on_bytes(body: Callable[[Edit, fx.Node], fx.Node], dtype: torch.dtype = U8) -> Program:
     """An integer program on a tensor [batch, 2, 4, 4] of `dtype`."""
     return built((1, 2, 4, 4), body, dtype=dtype)
+
+
+def on_ids(body: Callable[[Edit, fx.Node], fx.Node]) -> Program:
+    """An integer program on numbers of rows [batch, 3]."""
+    return built((1, 3), body, dtype=torch.int64)
+
+
+def looked_up(edit: Edit, ids: fx.Node, table: torch.dtype) -> fx.Node:
+    return edit.call(aten.embedding.default, edit.add_tensor("rows", torch.ones(5, 2, dtype=table)), ids)
 
 
 def convolved(
@@ -224,6 +244,9 @@ BROKEN = [
     Broken("simulated", "scales_and_ranges", lambda: faked_channels(torch.tensor([1.0, 0.0, 1.0])), "positive"),
     Broken("simulated", "scales_and_ranges", lambda: faked_channels(torch.tensor([1.0, math.nan, 1.0])), "positive"),
     Broken("simulated", "scales_and_ranges", computed_scale, "not a constant"),
+    *[Broken("integer", "ends_in_steps", lambda s=s: in_steps(s), "not positive and finite") for s in (0.0, -0.1, math.nan, 1e60)],
+    Broken("integer", "ends_in_steps", lambda: in_steps(None, 0.0), "not positive and finite"),
+    Broken("mixed", "ends_in_steps", lambda: stepping(mixed(), (0.1,)), r"torch.float32 in steps of 0\.1"),
     *[Broken("integer", "scales_and_ranges", lambda s=s: quantized(s), "positive") for s in (0.0, -0.1, math.nan, math.inf, 1e-60)],
     Broken("integer", "scales_and_ranges", lambda: quantized(0.1, 5, 5), r"\[5, 5\] is empty"),
     Broken("integer", "scales_and_ranges", lambda: rescaled(qmin=9, qmax=2), r"\[9, 2\] is empty"),
@@ -235,6 +258,14 @@ BROKEN = [
     Broken("mixed", "scales_and_ranges", lambda: mixed(lambda e, x: e.call(fxp.quantize.default, x, -1.0, 0, 255, U8)), "positive"),
     Broken("mixed", "operand_types", lambda: mixed(lambda e, x: e.call(fxp.quantize.default, x, 1.0, 0, 255, torch.int64)), "dtype is"),
     Broken("mixed", "everything_fits", lambda: mixed(c=17), "shift"),
+    Broken(
+        "mixed",
+        "lookups_in_constants",
+        lambda: mixed(lambda e, x: looked_up(e, e.add_tensor("ids", torch.arange(3)), S32), islands=()),
+        "its table is torch.int32",
+    ),
+    Broken("integer", "lookups_in_constants", lambda: on_ids(lambda e, x: looked_up(e, x, torch.int64)), "its table is torch.int64"),
+    Broken("integer", "lookups_in_constants", lambda: on_ids(lambda e, x: e.call(aten.embedding.default, x, x)), "not a constant"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.div.Tensor, x, x)), "aten.div"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.floor_divide.default, x, x)), "floor_divide"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.add.Tensor, x, x)), "aten.add"),
@@ -251,7 +282,7 @@ BROKEN = [
     Broken("integer", "operand_types", lambda: rescaled(x=torch.int64), "x is torch.int64"),
     Broken("integer", "operand_types", lambda: rescaled(multiplier=torch.int64), "b is torch.int64"),
     Broken("integer", "operand_types", lambda: rescaled(dtype=torch.bool), "dtype is torch.bool"),
-    Broken("integer", "operand_types", lambda: rescaled(dtype=torch.int16), "dtype is torch.int16"),
+    Broken("integer", "operand_types", lambda: rescaled(dtype=torch.int64), "dtype is torch.int64"),
     Broken("integer", "operand_types", lambda: added(x=S32), "x is torch.int32"),
     Broken("integer", "operand_types", lambda: on_bytes(lambda e, x: e.call(fxp.quantize.default, x, 0.1, 0, 9, U8)), "x is torch.uint8"),
     *[Broken("integer", "operand_types", lambda n=n: with_operand(n), f"its {n} is not a constant") for n in ("weight", "bias", "b")],
@@ -265,7 +296,9 @@ BROKEN = [
     Broken("integer", "everything_fits", lambda: rescaled(qmin=-(2**20), qmax=2**20, c=16, dtype=S32), "product and rounding term"),
     Broken("integer", "everything_fits", lambda: rescaled(qmin=-(2**30), qmax=2**30, b=1, c=16, dtype=S32), "pre-clip bounds"),
     Broken("integer", "everything_fits", lambda: rescaled(qmin=-129), "result reaches"),
+    Broken("integer", "everything_fits", lambda: rescaled(qmax=1 << 15, dtype=torch.int16), "result reaches"),
     Broken("integer", "everything_fits", lambda: added(qmax=256), "result reaches"),
+    Broken("integer", "everything_fits", lambda: rescaled(qmax=1 << 15, dtype=torch.int16), "result reaches"),
     Broken("integer", "everything_fits", lambda: quantized(qmax=128), "quantised value reaches"),
     Broken("integer", "everything_fits", lambda: on_bytes(lambda e, x: e.call(aten.clone.default, x), torch.uint16), "no proof rule"),
 ]
@@ -289,10 +322,12 @@ def test_every_rule_of_every_stage_has_a_program_that_breaks_it() -> None:
 
 
 UNBROKEN = {
+    "integers in steps at both ends": lambda: in_steps(0.1, 1e-30),
     "float": affine,
     "simulated": lambda: faked_channels(torch.tensor([0.1, 1e-30, 1e30])),
     "integer": residual_net,
     "tables and moves": moving_net,
+    "attention": attending_net,
     "mixed": mixed,
     "the longest accumulator": lambda: convolved(bias=multipliers([2**31 - 1 - 18 * 255])),
     "the largest multiplier and shift": lambda: rescaled(b=2**15 - 1, c=16),
@@ -300,6 +335,7 @@ UNBROKEN = {
     "a 16-bit result": lambda: rescaled(qmin=-32768, qmax=32767, c=15, dtype=S32),
     "an input that is returned": lambda: built((1, 3), lambda edit, x: x),
     "no weight of -128": lambda: convolved(low=-127),
+    "rows of a table by number": lambda: on_ids(lambda e, x: looked_up(e, x, S8)),
     "a sum of bytes": lambda: added(2**15 - 1, 2**15 - 1, 16),
 }
 

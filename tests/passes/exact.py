@@ -40,13 +40,15 @@ class Grid:
 class Terms:
     """The sum of integers times units; a unit is a number or one a channel, along `axis` of the integers.
 
-    A quantised value has a grid; an accumulator has none, but bounds where a clamp follows it.
+    A quantised value has a grid; an accumulator has none, but bounds where a clamp follows it, and a divisor for each
+    pixel, [height, width], where they differ.
     """
 
     parts: tuple[tuple[Integers, Units], ...]
     grid: Grid | None = None
     bounds: tuple[float, float] = (float("-inf"), float("inf"))
     axis: int = 1
+    divisors: Integers | None = None
 
     @property
     def alone(self) -> tuple[Integers, Units]:
@@ -112,11 +114,23 @@ def _round(terms: Terms, grid: Grid) -> Integers:
         assert dyadic(max(one, two) / grid.scale)
         left, right = multiples([one / grid.scale, two / grid.scale], 15)
         exact = a.astype(object) * left + b.astype(object) * right
+    elif terms.divisors is not None:
+        integers, (one,) = terms.alone
+        exact = integers.astype(object) * _shares(terms.divisors, one / grid.scale)
     else:
         integers, unit = terms.alone
         factors = np.array([dyadic(u / grid.scale) for u in unit], object)
         exact = integers.astype(object) * factors.reshape([-1 if d == terms.axis % integers.ndim else 1 for d in range(integers.ndim)])
     return _clamped(exact, *map(grid.nearest, terms.bounds))
+
+
+def _shares(divisors: Integers, unit: float) -> NDArray[Any]:
+    """unit / divisor: a dyadic for the most frequent one or one of those, rounded for the others."""
+    found, frequency = np.unique(divisors, return_counts=True)
+    shares = {divisor: multiples([unit / divisor], 16)[0] for divisor in found.tolist()}
+    exact = [abs(shares[divisor] * divisor / Fraction(unit) - 1) < 1e-9 for divisor in found[frequency == frequency.max()].tolist()]
+    assert any(exact)
+    return np.vectorize(shares.__getitem__, otypes=[object])(divisors)  # type: ignore[no-any-return]
 
 
 def _join(joined: Joined, grid: Grid) -> Integers:
@@ -148,6 +162,12 @@ def _around(padding: Any, kernel: Any, dilation: Any) -> list[tuple[int, int]]:
     return [(p, p) for p in ((0, 0) if padding == "valid" else (padding[0], padding[-1]))]
 
 
+def _divided(sums: Integers, divisors: Integers, unit: float) -> Terms:
+    """Sums times a unit over the divisors, [height, width]."""
+    first = int(divisors[0, 0])
+    return _one(sums, unit / first) if (divisors == first).all() else Terms(((sums, (unit,)),), divisors=divisors)
+
+
 class Exact:
     """An interpreter of simulated programs. `edges` holds the integers of each quantised value by the name of its node."""
 
@@ -167,9 +187,13 @@ class Exact:
             return _RULES[node.target](self, node, named)
         return self._function(node) if node.target in FUNCTIONS else self._move(node)
 
+    def _given(self, site: fx.Node) -> Tensor:
+        """The input or a tensor of the program."""
+        return self.x if site.op == "placeholder" else self.tensors[str(site.target)].detach()
+
     def quantize(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         grid, site = Grid(named["scale"], named["qmin"], named["qmax"]), named["x"]
-        value = self.x if site.op == "placeholder" else self.values[site]
+        value = self.values[site] if site.op == "call_function" else self._given(site)
         if isinstance(value, Tensor):
             integers = _steps(value.numpy(), grid.scale, grid.qmin, grid.qmax)
         elif isinstance(value, Reals):
@@ -235,6 +259,10 @@ class Exact:
         whole = np.array([round(Fraction(b) / Fraction(u)) for b, u in zip(bias, units, strict=True)], np.int64)
         return _steps(weight.detach().numpy(), spread, fake["qmin"], fake["qmax"]), whole, units
 
+    def matmul(self, node: fx.Node, named: dict[str, Any]) -> Terms:
+        (x, (one,)), (y, (two,)) = (self.values[named[operand]].alone for operand in ("self", "other"))
+        return replace(_one(x @ y, one * two), axis=-1)
+
     def linear(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         weight, bias, units = self._weight(named)
         x, _ = self.values[named["input"]].alone
@@ -294,22 +322,31 @@ class Exact:
         return Joined(tuple(self.values[part] for part in named["tensors"]), named["dim"])
 
     def avg_pool2d(self, node: fx.Node, named: dict[str, Any]) -> Terms:
-        kernel = named["kernel_size"]
-        return self._average(named, kernel, named["stride"] or kernel, named["padding"], named["divisor_override"])
+        """Zeros after the padding hold what the windows of ceil mode see beyond it; what counts is a sum over ones."""
+        x, (unit,) = self.values[named["self"]].alone
+        kernel, (rows, columns) = named["kernel_size"], node.meta["val"].shape[2:]
+        around = _around(named["padding"], kernel, (1, 1))
+
+        def sums(image: Integers) -> Integers:
+            beyond = _padded(image, (0, kernel[0]), (0, kernel[-1]))
+            return _windows(beyond, kernel, named["stride"] or kernel).sum((4, 5))[:, :, :rows, :columns]  # type: ignore[no-any-return]
+
+        counted = _padded(np.ones_like(x[:1, :1]), *around, constant_values=int(named["count_include_pad"]))
+        given = named["divisor_override"]
+        divisors = np.full((rows, columns), given) if given else sums(counted)[0, 0]
+        return _divided(sums(_padded(x, *around)), divisors, unit)
 
     def adaptive(self, node: fx.Node, named: dict[str, Any]) -> Terms:
-        x, _ = self.values[named["self"]].alone
-        kernel = [x.shape[2 + d] // named["output_size"][d] for d in (0, 1)]
-        return self._average(named, kernel, kernel, [0, 0], None)
+        x, (unit,) = self.values[named["self"]].alone
+        size, out = x.shape[2:], named["output_size"]
+        parts = [[slice(i * size[d] // out[d], math.ceil((i + 1) * size[d] / out[d])) for i in range(out[d])] for d in (0, 1)]
+        blocks = [[x[:, :, rows, columns] for columns in parts[1]] for rows in parts[0]]
+        sums = np.stack([np.stack([block.sum((2, 3)) for block in row], -1) for row in blocks], 2)
+        return _divided(sums, np.array([[block[0, 0].size for block in row] for row in blocks]), unit)
 
     def mean(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         x, (unit,) = self.values[named["self"]].alone
         return _one(x.sum((2, 3), keepdims=named["keepdim"]), unit / (x.shape[2] * x.shape[3]))
-
-    def _average(self, named: dict[str, Any], kernel: Any, stride: Any, padding: Any, divisor: int | None) -> Terms:
-        x, (unit,) = self.values[named["self"]].alone
-        sums = _windows(_padded(x, *_around(padding, kernel, (1, 1))), kernel, stride).sum((4, 5))
-        return _one(sums, unit / (divisor or kernel[0] * kernel[1]))
 
     def max_pool2d(self, node: fx.Node, named: dict[str, Any]) -> Terms:
         """Padded so far that no window of ceil mode ends outside; the padding is below every value."""
@@ -331,6 +368,7 @@ class Exact:
 _RULES: dict[Any, Callable[[Exact, fx.Node, dict[str, Any]], Any]] = {
     _fxp.fake_quantize.default: Exact.quantize,
     _aten.sym_size.int: Exact.size,
+    _aten.matmul.default: Exact.matmul,
     _aten.linear.default: Exact.linear,
     _aten.conv2d.default: Exact.conv2d,
     _aten.conv2d.padding: Exact.conv2d,

@@ -116,15 +116,44 @@ class ResidualNet(nn.Module):
                     module.momentum = None
             with torch.no_grad():
                 for _ in range(4):
-                    self(torch.randn(32, 3, 8, 8))
+                    self.features(torch.randn(32, 3, 8, 8))
         self.eval()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """[batch, 8, 4, 4] of images."""
         y = functional.max_pool2d(functional.relu(self.stem_norm(self.stem(x))), 2)
         y = self.dropout(y)
         z = functional.relu(self.left_norm(self.left(y)))
-        y = functional.relu(self.right_norm(self.right(z)) + y)
+        return functional.relu(self.right_norm(self.right(z)) + y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x)
         return functional.linear(functional.adaptive_avg_pool2d(y, 1).flatten(1), self.head * 0.5)
+
+
+class SequenceNet(ResidualNet):
+    """The residual net whose pixels are then tokens: a size-only sum, a roll, a root-mean-square norm, addmm, attention, a 1-d average."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+        generator = torch.Generator().manual_seed(seed)
+        self.gain = nn.Parameter(torch.rand(8, generator=generator) + 0.5)
+        self.projection = nn.Parameter(torch.randn(8, 8, generator=generator) / 3)
+        self.offset = nn.Parameter(torch.randn(8, generator=generator) / 3)
+        self.positions: Tensor
+        scores = torch.randn(1, 2, 16, 16, generator=generator)
+        self.register_buffer("positions", scores.where(torch.rand(16, 16, generator=generator).fill_diagonal_(1) > 0.2, -100.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.features(x).flatten(2).transpose(1, 2)
+        tokens = (tokens + torch.ones(x.shape[0], 1, 8) * 0.25).roll(3, 1)
+        unit = self.gain * (tokens * torch.rsqrt(tokens.pow(2).mean(-1, keepdim=True) + 1e-6))
+        mixed = torch.addmm(self.offset, unit.reshape(-1, 8), self.projection).reshape(-1, 16, 8)
+        heads = mixed.unflatten(-1, (2, 4)).transpose(1, 2)
+        y = functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.positions)
+        tokens = tokens + y.transpose(1, 2).flatten(2)
+        pooled = functional.adaptive_avg_pool1d(tokens.transpose(1, 2), 1)
+        return functional.linear(pooled.flatten(1), self.head * 0.5)
 
 
 def with_dead_branch(program: Program) -> Program:
@@ -141,3 +170,9 @@ def with_dead_branch(program: Program) -> Program:
 def residual_program() -> Program:
     """`ResidualNet` captured for [batch, 3, 8, 8], with a dead branch."""
     return with_dead_branch(captured(ResidualNet(), 1, 3, 8, 8))
+
+
+@lru_cache
+def sequence_program() -> Program:
+    """`SequenceNet` captured for [batch, 3, 8, 8], with a dead branch: every pass has something to do."""
+    return with_dead_branch(captured(SequenceNet(), 1, 3, 8, 8))

@@ -134,8 +134,11 @@ def edges(stages: Stages, *inputs: Tensor) -> list[Edge]:
 
 
 def _made(site: fx.Node, integer: Program) -> fx.Node:
-    """The operator that makes the integers of a site: a border, or what is named after the site or what it bounds."""
+    """What makes the integers of a site: a tensor, a border, or what is named after the site or what it bounds."""
     by_name = {node.name: node for node in integer.graph.nodes}
+    if site.op == "get_attr":
+        (constant,) = [node for node in by_name.values() if node.op == "get_attr" and str(node.target).startswith(f"{site.target}.")]
+        return constant
     for name in (site.name, *(used.name for used in site.all_input_nodes)):
         if f"{name}_out" in by_name:
             return by_name[f"{name}_out"]

@@ -9,6 +9,7 @@ from fxpress_passes.quantize.recognize import Recognition, recognize
 from fxpress_passes.quantize.recognized import Recognized
 from torch import Tensor, fx
 
+_aten = torch.ops.aten
 IMAGE = (2, 4, 6, 6)
 Found = Recognized | str
 
@@ -52,6 +53,26 @@ class Sketch:
         """What each of the outputs is."""
         recognition = self.recognition(*outputs)
         return [recognition.found[node] for node in outputs]
+
+
+def attended(
+    sketch: Sketch, q: fx.Node, k: fx.Node, v: fx.Node, *, factor: float = 0.5, bias: fx.Node | None = None, mask: fx.Node | None = None
+) -> fx.Node:
+    """softmax(where(mask, q k^T * factor + bias, lowest)) v."""
+    scores = sketch.call(_aten.mul.Tensor, sketch.call(_aten.matmul.default, q, sketch.call(_aten.transpose.int, k, -2, -1)), factor)
+    if bias is not None:
+        scores = sketch.call(_aten.add.Tensor, scores, bias)
+    if mask is not None:
+        scores = sketch.call(_aten.where.ScalarOther, mask, scores, -3e38)
+    return sketch.call(_aten.matmul.default, sketch.call(_aten.softmax.int, scores, -1), v)
+
+
+def rotated(sketch: Sketch, x: fx.Node, cosine: fx.Node, sine: fx.Node) -> fx.Node:
+    """x * cosine + cat(-x[half:], x[:half]) * sine."""
+    half = x.meta["val"].shape[-1] // 2
+    first, second = sketch.call(_aten.slice.Tensor, x, -1, 0, half), sketch.call(_aten.slice.Tensor, x, -1, half, 2**63 - 1)
+    turned = sketch.call(_aten.cat.default, [sketch.call(_aten.neg.default, second), first], -1)
+    return sketch.call(_aten.add.Tensor, sketch.call(_aten.mul.Tensor, x, cosine), sketch.call(_aten.mul.Tensor, turned, sine))
 
 
 def alone(target: Any, *args: Any, shape: tuple[int, ...] = IMAGE, **kwargs: Any) -> tuple[fx.Node, Found]:

@@ -93,7 +93,8 @@ def test_what_is_written_is_what_is_built(text: str, expected: tuple[Pass, ...])
         ("quantize-dyadic{weigth_bits=8}", "quantize-dyadic: unknown option 'weigth_bits'; did you mean 'weight_bits'?"),
         (
             "quantize-dyadic{zzz=8}",
-            "quantize-dyadic: unknown option 'zzz'; it has weight_bits, edge_bits, ranges, border_ranges, percentile, integer_only",
+            "quantize-dyadic: unknown option 'zzz'; it has weight_bits, activation_bits, edge_bits, "
+            "ranges, border_ranges, percentile, integer_only, io",
         ),
         ("remove-noops{hard=true}", "remove-noops: unknown option 'hard'; it has none"),
         ('quantize-dyadic{weight_bits="8"}', 'quantize-dyadic: weight_bits="8" is no int; e.g. weight_bits=8'),

@@ -9,18 +9,25 @@ from typing import ClassVar
 
 import pytest
 import torch
-from float_programs import BATCHES, measured, residual_program, sample, untouched
+from float_programs import BATCHES, measured, sample, sequence_program, untouched
 from fxpress_ir import Program, verify
 from fxpress_ir.errors import PassError, PipelineError
 from fxpress_passes import (
     PASSES,
     Close,
+    ComposeLinear,
+    ComposeRmsNorm,
     Context,
     CorrectBias,
+    DecomposeAttention,
+    DecomposePool1d,
+    DecomposeRoll,
+    DecomposeUnflatten,
     EliminateDeadCode,
     Exact,
     FoldBatchNorm,
     FoldConstants,
+    FoldPositions,
     Lossy,
     Pass,
     PlaceQuantizers,
@@ -28,6 +35,7 @@ from fxpress_passes import (
     QuantizeDyadic,
     ReestimateBatchNorm,
     RemoveNoops,
+    SeparateMasks,
     ToInteger,
 )
 from fxpress_passes.contract import difference
@@ -50,11 +58,20 @@ class SwapAdds(Pass):
         return edit.finish()
 
 
-QUANTIZABLE = (RemoveNoops(), FoldConstants(), FoldBatchNorm())
+WRITTEN_OUT = (FoldPositions(), ComposeLinear(), ComposeRmsNorm(), DecomposeUnflatten(), DecomposeRoll(), DecomposeAttention())
+QUANTIZABLE = (RemoveNoops(), FoldConstants(), *WRITTEN_OUT, FoldBatchNorm(), DecomposePool1d(), SeparateMasks())
 CASES: dict[type[Pass], tuple[Pass, ...]] = {
     RemoveNoops: (),
     FoldConstants: (),
     EliminateDeadCode: (),
+    FoldPositions: (),
+    ComposeLinear: (),
+    ComposeRmsNorm: (RemoveNoops(),),
+    DecomposeUnflatten: (),
+    DecomposeRoll: (),
+    DecomposeAttention: (),
+    DecomposePool1d: (),
+    SeparateMasks: (FoldConstants(), FoldPositions(), DecomposeAttention()),
     FoldBatchNorm: (),
     PlaceQuantizers: QUANTIZABLE,
     ReestimateBatchNorm: (),
@@ -63,7 +80,7 @@ CASES: dict[type[Pass], tuple[Pass, ...]] = {
     QuantizeDyadic: QUANTIZABLE,
     SwapAdds: (),
 }
-"""For each pass, what has to run first on the residual net so that it has something to do."""
+"""For each pass, what has to run first on the sequence net so that it has something to do."""
 HELD = (*PASSES, SwapAdds)
 MEASURING = (SwapAdds, ReestimateBatchNorm, CorrectBias)
 """Passes that always do something: they swap, or they measure anew."""
@@ -80,13 +97,13 @@ def _first(*kinds: type[Pass]) -> tuple[Pass, ...]:
 
 @lru_cache
 def _prepared(first: tuple[Pass, ...]) -> Program:
-    program = residual_program()
+    program = sequence_program()
     return Pipeline(first).run(program, calibration=_calibration()).program if first else program
 
 
 @lru_cache
 def _calibration() -> list[tuple[torch.Tensor, ...]]:
-    return [sample(residual_program(), 8, seed) for seed in range(4)]
+    return [sample(sequence_program(), 8, seed) for seed in range(4)]
 
 
 def _check_held(before: Program, after: Program, promises: list[Promise]) -> None:
@@ -155,12 +172,19 @@ def test_a_pair_in_a_wrong_order_is_an_error_before_anything_runs(
     for kind in HELD:
         monkeypatch.setattr(kind, "apply", lambda *_: pytest.fail("a pass ran"))
     with pytest.raises(PipelineError):
-        Pipeline([first(), second()]).run(residual_program(), calibration=_calibration())
+        Pipeline([first(), second()]).run(sequence_program(), calibration=_calibration())
 
 
 def test_the_pairs_are_those_that_one_expects() -> None:
     forbidden = {(first.name, second.name) for first, second in FORBIDDEN}
-    anywhere = {"remove-noops", "fold-constants", "fold-batch-norm", "swap-adds"}
+    written_out = {"decompose-attention", "decompose-unflatten", "decompose-roll", "decompose-pool1d", "separate-masks"}
+    composed = {"fold-positions", "compose-linear", "compose-rms-norm"}
+    anywhere = {"remove-noops", "fold-constants", "fold-batch-norm", "swap-adds", *written_out, *composed}
+    normal = {
+        *(("compose-linear", "fold-constants"), ("compose-rms-norm", "remove-noops"), ("decompose-attention", "fold-positions")),
+        *product({"decompose-pool1d"}, {"fold-constants", "fold-batch-norm", "compose-rms-norm"}),
+        *product({"separate-masks"}, {"fold-constants", "decompose-attention"}),
+    }
     late = {"place-quantizers", "quantize-dyadic", "to-integer", "correct-bias"}
     sums = {("quantize-dyadic", "place-quantizers"), ("place-quantizers", "quantize-dyadic")}
     backwards = {("to-integer", "place-quantizers"), ("to-integer", "quantize-dyadic"), ("quantize-dyadic", "to-integer")}
@@ -169,7 +193,7 @@ def test_the_pairs_are_those_that_one_expects() -> None:
     biases = set(product({"to-integer", "quantize-dyadic"}, {"correct-bias"})) | set(
         product({"correct-bias"}, {"place-quantizers", "quantize-dyadic"})
     )
-    assert forbidden == {*product(late, anywhere), *sums, *backwards, *unquantized, *norms, *biases}
+    assert forbidden == {*product(late, anywhere), *sums, *backwards, *unquantized, *norms, *biases, *normal}
 
 
 def test_a_new_pass_without_a_case_fails() -> None:
@@ -209,11 +233,11 @@ class Honest(Liar):
 @pytest.mark.parametrize("kind", [Liar, Closer])
 def test_a_third_partys_pass_that_lies_is_caught(kind: type[Pass]) -> None:
     with pytest.raises(PassError, match=r"^liar: promised (exact|close).* but outputs moved by 0\.00\d+ .*fault of the pass$"):
-        Pipeline([kind()]).run(residual_program(), calibration=_calibration())
+        Pipeline([kind()]).run(sequence_program(), calibration=_calibration())
 
 
 def test_the_same_change_under_a_promise_that_it_keeps_is_fine() -> None:
-    step = Pipeline([Honest()]).run(residual_program(), calibration=_calibration()).report.steps[0]
+    step = Pipeline([Honest()]).run(sequence_program(), calibration=_calibration()).report.steps[0]
     assert step.promise_held
     assert step.against_previous is not None
     assert 30 < step.against_previous.sqnr < 80

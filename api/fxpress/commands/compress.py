@@ -31,6 +31,10 @@ def compress(
     calibration: Annotated[
         str | None, typer.Option(help="An .npz file, a folder of images or package.module:factory, which is imported and run.")
     ] = None,
+    calibration_state: Annotated[
+        Path | None,
+        typer.Option(help="Folder where measurements are kept: an interrupted run goes on there, a second one measures nothing again."),
+    ] = None,
     target: Annotated[list[str] | None, typer.Option(help="A target; may be given again. `fxpress targets` lists them.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random in passes.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Folder for the text of the program after each pass.")] = None,
@@ -42,7 +46,7 @@ def compress(
         from ..compress import compress as run
         from ..model_source import open_model
 
-        done = run(open_model(model), whole, out, dump=dump, progress=progress)
+        done = run(open_model(model), whole, out, state=calibration_state, dump=dump, progress=progress)
     if as_json:
         lists = {"rows": list(map(asdict, done.rows)), "checks": list(map(asdict, done.checks))}
         data = {"held": done.held, "program_hash": done.program.hash, "facts": done.facts, "measured": done.measured, **lists}

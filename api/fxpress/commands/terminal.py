@@ -31,11 +31,11 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def bars(quiet: bool) -> Iterator[Tell | None]:
-    """A progress bar; its function takes a label, steps done and steps in all. None where `quiet`."""
+    """A progress bar; its function takes a label, steps done and steps in all (0: not known). None where `quiet`."""
     if quiet:
         yield None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("starting", total=None)
-        yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total)
+        yield lambda label, done, total: progress.update(task, description=label, completed=done, total=total or None)

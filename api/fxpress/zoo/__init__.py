@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from fxpress_ir.errors import InputError
 
-from . import digits_cnn
+from . import char_lm, digits_cnn, digits_vit
 from .entry import Entry
 
 __all__ = ["Entry", "load", "names"]
 
-_MODELS: dict[str, Callable[[], Entry]] = {digits_cnn.NAME: digits_cnn.load}
+_MODELS: dict[str, Callable[[], Entry]] = {module.NAME: module.load for module in (digits_cnn, digits_vit, char_lm)}
 
 
 def names() -> tuple[str, ...]:

@@ -6,6 +6,7 @@ One thread and one seed: the same machine and the same PyTorch write the same by
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,17 +28,17 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(len(images))[:, None, None], 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
 
 
-def train(epochs: int = _EPOCHS) -> DigitsCNN:
-    """The network after `epochs`, in evaluation mode; the held-out digits are not looked at."""
+def train(build: Callable[[], nn.Module] = DigitsCNN, epochs: int = _EPOCHS, rate: float = _RATE) -> nn.Module:
+    """What `build` makes after `epochs`, in evaluation mode; the held-out digits are not looked at."""
     torch.manual_seed(_SEED)
     torch.set_num_threads(1)  # sums are split by thread, so another count would give other bits
     torch.use_deterministic_algorithms(True)
     images, labels = digits().train
     generator = torch.Generator().manual_seed(_SEED)
-    model = DigitsCNN()
+    model = build()
     steps = epochs * (len(images) // _BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.05)
     for epoch in range(epochs):
         total = 0.0
@@ -60,16 +61,21 @@ def save(model: nn.Module, file: Path) -> None:
     partial.replace(file)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where to write the weights (default: the zoo's own file)")
+def command(description: str, build: Callable[[], nn.Module], weights: Path, epochs: int, rate: float) -> None:
+    """Train, write the weights, print the held-out accuracy."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=weights, help="where to write the weights (default: the zoo's own file)")
     out: Path = parser.parse_args().out
-    model = train()
+    model = train(build, epochs, rate)
     save(model, out)
     images, labels = digits().held_out
     with torch.no_grad():
         correct = int((model(images).argmax(1) == labels).sum())
     print(f"held-out accuracy {correct / len(labels):.2%} ({correct} of {len(labels)}), {out.stat().st_size} bytes")
+
+
+def main() -> None:
+    command(__doc__ or "", DigitsCNN, WEIGHTS, _EPOCHS, _RATE)
 
 
 if __name__ == "__main__":

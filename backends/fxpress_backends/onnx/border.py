@@ -24,6 +24,8 @@ def declared(spec: InputSpec) -> ir.Value:
 
 def stored(walk: Walk, value: ir.Value) -> ir.Value:
     """An input as it is held inside the graph."""
+    if value.dtype == ir.DataType.INT16:
+        return walk.op("Cast", value, to=ir.DataType.INT32)
     if value.dtype != ir.DataType.INT8:
         return value
     return walk.op("BitwiseXor", walk.op("Cast", value, to=ir.DataType.UINT8), walk.constant(_SIGN))
@@ -34,6 +36,8 @@ def released(walk: Walk, node: fx.Node, taken: Collection[ir.Value]) -> ir.Value
     value, kind = walk.value(node), ISLAND_DTYPES[node.meta["val"].dtype]
     if kind == ir.DataType.INT8:
         value = walk.op("Cast", walk.op("BitwiseXor", value, walk.constant(_SIGN)), to=kind)
+    elif kind == ir.DataType.INT16:
+        value = walk.op("Cast", value, to=kind)
     elif value in taken or value.producer() is None:
         value = walk.op("Identity", value)
     value.name, value.dtype, value.shape = walk.unique(node.name), kind, ir.Shape(walk.program.shape_of(node))
@@ -72,6 +76,8 @@ def dequantize(walk: Walk, node: fx.Node) -> ir.Value:
 
 
 def border_scales(program: Program) -> dict[str, float]:
-    """The real scale of every quantised input and dequantised output, by node."""
+    """The real scale of every input and output that takes or gives steps, and of every quantised and dequantised value, by node."""
     borders = (torch.ops.fxp.quantize.default, torch.ops.fxp.dequantize.default)
-    return {node.name: float(arguments(node)["scale"]) for node in program.graph.nodes if node.target in borders}
+    inner = {node.name: float(arguments(node)["scale"]) for node in program.graph.nodes if node.target in borders}
+    outputs = {node.name: scale for node, scale in zip(program.outputs(), program.output_steps(), strict=True) if scale is not None}
+    return {**{spec.name: spec.scale for spec in program.inputs if spec.scale is not None}, **outputs, **inner}

@@ -17,6 +17,8 @@ from fxpress_ir.errors import BackendError
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import fx
 
+from ..reexport import settle
+
 OPSET = 20
 """What torch 2.13's exporter translates to without a version conversion of its own."""
 
@@ -62,7 +64,7 @@ def translated(
     Raises:
         BackendError: torch has no ONNX translation of an operator, or cannot export the module.
     """
-    _settle(module)
+    settle(module)
     with _quiet():
         try:
             exported = torch.export.export(module, example, dynamic_shapes=dynamic)
@@ -81,22 +83,6 @@ def translated(
     model: ir.Model = converted.model
     ClearMetadataAndDocStringPass()(model)
     return model
-
-
-_VIEWS = (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten.flatten.using_ints)
-
-
-def _settle(module: fx.GraphModule) -> None:
-    """Put a contiguous copy before each view.
-
-    The exporter's decompositions change strides (of attention's output, for one), so that a view which fits the captured
-    operators no longer fits theirs (Swin). In ONNX the copy is nothing.
-    """
-    for node in [node for node in module.graph.nodes if node.target in _VIEWS]:
-        with module.graph.inserting_before(node):
-            settled = module.graph.call_function(torch.ops.aten.clone.default, (node.args[0],), {"memory_format": torch.contiguous_format})
-        node.replace_input_with(node.args[0], settled)
-    module.recompile()
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """F1: every value between the borders is an integer tensor; products by ConvInteger and MatMulInteger, rounding by shifts.
 
+A 16-bit operand is two of 8 bits, x = 256 * (high - 128) + low, whose sums are added.
+
 ConvInteger makes the weights the left operand of the product, where only u8 x u8 has a fast kernel on x86: weights are
 stored as w + 128 with zero point 128 (4-bit ones as w + 8). MatMulInteger's fast kernel is u8 x s8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,18 @@ from fxpress_ir.ops import Interval, arguments
 from torch import fx
 
 from . import rounding
+from .attention import attention
 from .border import dequantize, quantize
-from .movement import MOVEMENT_EMITTERS
+from .movement import MOVEMENT_EMITTERS, max_of_slices
 from .narrow import signed, unsigned
+from .normalize import affine, normalize
+from .product import matmul
+from .rotary import rotary
 from .rounding import Integers
 from .shapes import SHAPE_EMITTERS, reshape
-from .table import lut
-from .walk import STORAGE, Emit, Flavour, Walk, zero_point
+from .softmax import softmax
+from .table import lut, lut16
+from .walk import STORAGE, Emit, Flavour, Walk, centred, widened, zero_point
 
 _fxp = torch.ops.fxp
 _ZERO = np.zeros(1, np.int64)
@@ -32,15 +40,26 @@ def _convolution(walk: Walk, node: fx.Node) -> ir.Value:
     """sum x * w; padding adds x's zero point."""
     named = arguments(node)
     weight, point = unsigned(walk, walk.array(named["weight"]), str(named["weight"].target))
-    x = named["x"]
     attributes = {"strides": named["stride"], "pads": named["padding"], "dilations": named["dilation"], "group": named["groups"]}
-    return walk.op("ConvInteger", walk.value(x), weight, walk.point(x), point, **attributes)
+    return _by_bytes(walk, named["x"], lambda x, zero: walk.op("ConvInteger", x, weight, zero, point, **attributes))
 
 
 def _product(walk: Walk, node: fx.Node) -> ir.Value:
     named = arguments(node)
     weight = signed(walk, np.ascontiguousarray(walk.array(named["weight"]).T), str(named["weight"].target))
-    return walk.op("MatMulInteger", walk.value(named["x"]), weight, walk.point(named["x"]))
+    return _by_bytes(walk, named["x"], lambda x, zero: walk.op("MatMulInteger", x, weight, zero))
+
+
+def _by_bytes(walk: Walk, x: fx.Node, product: Callable[[ir.Value, ir.Value], ir.Value]) -> ir.Value:
+    """`product` of the stored bytes and their zero point, which is linear in them."""
+    value = walk.value(x)
+    if x.meta["val"].dtype != torch.int16:
+        return product(value, walk.point(x))
+    codes = walk.op("Cast", walk.op("Add", value, walk.constant(np.int32(1 << 15))), to=ir.DataType.UINT32)
+    high = walk.op("Cast", walk.op("BitShift", codes, walk.constant(np.uint32(8)), direction="RIGHT"), to=ir.DataType.UINT8)
+    low = walk.op("Cast", codes, to=ir.DataType.UINT8)
+    upper = walk.op("Mul", product(high, walk.constant(np.uint8(128))), walk.constant(np.int32(256)))
+    return walk.op("Add", upper, product(low, walk.constant(np.uint8(0))))
 
 
 def _window_sum(walk: Walk, node: fx.Node) -> ir.Value:
@@ -50,11 +69,12 @@ def _window_sum(walk: Walk, node: fx.Node) -> ir.Value:
     channels, *image = walk.shape(x)[1:]
     whole = all(isinstance(s, int) for s in image) and image == kernel  # comparing a symbolic size would fix it
     if whole and not any(named["padding"]):
-        rows = walk.op("Reshape", walk.value(x), walk.constant(np.array([-1, kernel[0] * kernel[1]], np.int64)))
-        sums = walk.op("MatMulInteger", rows, walk.constant(np.ones((kernel[0] * kernel[1], 1), np.int8)), walk.point(x))
+        flat = walk.constant(np.array([-1, kernel[0] * kernel[1]], np.int64))
+        column = walk.constant(np.ones((kernel[0] * kernel[1], 1), np.int8))
+        sums = _by_bytes(walk, x, lambda value, zero: walk.op("MatMulInteger", walk.op("Reshape", value, flat), column, zero))
         return reshape(walk, sums, walk.shape(node))
-    ones = walk.constant(np.ones((channels, 1, *kernel), np.uint8))
-    return walk.op("ConvInteger", walk.value(x), ones, walk.point(x), strides=named["stride"], pads=named["padding"], group=channels)
+    ones, attributes = walk.constant(np.ones((channels, 1, *kernel), np.uint8)), {"strides": named["stride"], "pads": named["padding"]}
+    return _by_bytes(walk, x, lambda value, zero: walk.op("ConvInteger", value, ones, zero, group=channels, **attributes))
 
 
 def _elementwise_product(walk: Walk, node: fx.Node) -> ir.Value:
@@ -62,17 +82,12 @@ def _elementwise_product(walk: Walk, node: fx.Node) -> ir.Value:
     return walk.op("Mul", *(centred(walk, named[operand]) for operand in ("x", "y")))
 
 
-def centred(walk: Walk, node: fx.Node) -> ir.Value:
-    """The value itself as int32."""
-    value, zero = _widened(walk, node), zero_point(node)
-    return walk.op("Sub", value, walk.constant(np.int32(zero))) if zero else value
-
-
 _ACCUMULATORS: dict[Any, tuple[Emit, int]] = {
     _fxp.conv2d.default: (_convolution, 1),
     _fxp.linear.default: (_product, -1),
     _fxp.sum_pool2d.default: (_window_sum, 1),
     _fxp.multiply.default: (_elementwise_product, 1),
+    _fxp.matmul.default: (matmul, -1),
 }
 """The operators whose result is a 32-bit sum or product, without their bias, and the axis of their channels."""
 
@@ -114,16 +129,10 @@ def requantize(walk: Walk, node: fx.Node) -> ir.Value:
         if not rounding.folds(bias, b, c, qmin, qmax):
             accumulator, bias = with_bias(walk, x), _ZERO
     else:
-        accumulator, bias, total, axis = _widened(walk, x), _ZERO - zero_point(x), walk.intervals[x].hull(), named["axis"]
+        accumulator, bias, total, axis = widened(walk, x), _ZERO - zero_point(x), walk.intervals[x].hull(), named["axis"]
     kind, zero = STORAGE[named["dtype"]]
     plan = rounding.plan(total, bias, b, c, qmin, qmax, zero)
     return rounding.emit(walk, accumulator, plan, axis, x.meta["val"].dim(), kind)
-
-
-def _widened(walk: Walk, node: fx.Node) -> ir.Value:
-    """The stored value as int32, zero point included."""
-    value = walk.value(node)
-    return value if node.meta["val"].dtype == torch.int32 else walk.op("Cast", value, to=ir.DataType.INT32)
 
 
 def add(walk: Walk, node: fx.Node) -> ir.Value:
@@ -136,7 +145,7 @@ def add(walk: Walk, node: fx.Node) -> ir.Value:
         ends = sorted((int(interval.low) * b, int(interval.high) * b))
         low, high = low + ends[0], high + ends[1]
         offset -= zero_point(operand) * b
-        terms.append(walk.op("Mul", _widened(walk, operand), walk.constant(np.int32(b))))
+        terms.append(walk.op("Mul", widened(walk, operand), walk.constant(np.int32(b))))
     kind, zero = STORAGE[named["dtype"]]
     one = np.ones(1, np.int64)
     plan = rounding.plan(Interval.of(low, high), one * offset, one, named["c"], named["qmin"], named["qmax"], zero)
@@ -146,6 +155,8 @@ def add(walk: Walk, node: fx.Node) -> ir.Value:
 def max_pool2d(walk: Walk, node: fx.Node) -> ir.Value:
     """MaxPool, which pads with the smallest u8; that is the smallest value in either storage."""
     named = arguments(node)
+    if node.meta["val"].dtype == torch.int16:
+        return max_of_slices(walk, node)
     window = {"kernel_shape": named["kernel"], "strides": named["stride"], "pads": named["padding"], "dilations": named["dilation"]}
     return walk.op("MaxPool", walk.value(named["x"]), **window)
 
@@ -163,9 +174,16 @@ F1 = Flavour(
         _fxp.sum_pool2d.default: with_bias,
         _fxp.multiply.default: with_bias,
         _fxp.lut.default: lut,
+        _fxp.lut16.default: lut16,
         _fxp.requantize.default: requantize,
         _fxp.add.default: add,
         _fxp.max_pool2d.default: max_pool2d,
+        _fxp.normalize.default: normalize,
+        _fxp.affine.default: affine,
+        _fxp.rotary.default: rotary,
+        _fxp.matmul.default: with_bias,
+        _fxp.softmax.default: softmax,
+        _fxp.attention.default: attention,
     },
     absorbed,
 )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from fxpress_ir import Program
+from fxpress_ir.analysis.sizes import largest
 from fxpress_ir.dyadic import SHIFT_LIMIT_8
 from fxpress_ir.ops import SIZE_OPERATORS, arguments, constant
 from torch import Tensor, fx
 
 from ..contract import Refusal
-from .islands import island_nodes, read_values
+from ..reexport import island_nodes, read_values
 from .shapes import computable, stretched
 from .walk import DTYPES, ISLAND_DTYPES, Flavour, zero_point
 
@@ -56,7 +57,7 @@ def _types(program: Program) -> Iterator[Refusal]:
 def _islands(program: Program) -> Iterator[Refusal]:
     """s8 is stored as u8 with 128 added, which an operator in an island does not know."""
     islands = island_nodes(program)
-    for node in read_values(program):
+    for node in read_values(program, islands):
         value = node.meta["val"]
         if value.dtype == torch.int8 and any(user in islands and user.target not in SIZE_OPERATORS for user in node.users):
             yield Refusal(node.name, "a float island reads it as s8", "dequantise it first")
@@ -70,6 +71,8 @@ def _sizes(program: Program) -> Iterator[Refusal]:
         computed = symbolic if len(symbolic) > 1 else []
         if node.target is _aten.expand.default:
             computed = [*computed, *(s for s in stretched(node) if not isinstance(s, int))]
+        elif node.target is _aten.slice.Tensor and isinstance(arguments(node)["end"], fx.Node):
+            computed = [*computed, *(s for s in [arguments(node)["end"].meta["val"]] if not isinstance(s, int))]
         unknown = [s for s in computed if not computable(s.node.expr, symbols)]
         if unknown:
             yield Refusal(node.name, f"size {unknown[0]} is not computed from the inputs' sizes", "mark the dimension static")
@@ -77,8 +80,8 @@ def _sizes(program: Program) -> Iterator[Refusal]:
             yield Refusal(node.name, "the number of channels is symbolic", "mark the dimension static")
         elif node.target is _fxp.insert_zeros.default and not all(isinstance(s, int) for s in node.meta["val"].shape[2:]):
             yield Refusal(node.name, "the height or width is symbolic", "mark the dimension static")
-        elif node.target is _aten.slice.Tensor and any(isinstance(arguments(node)[bound], fx.Node) for bound in ("start", "end", "step")):
-            yield Refusal(node.name, "a bound of the slice is symbolic", "slice between numbers")
+        elif node.target is _aten.slice.Tensor and any(isinstance(arguments(node)[bound], fx.Node) for bound in ("start", "step")):
+            yield Refusal(node.name, "the start or step of the slice is symbolic", "slice from a number to a size")
 
 
 def _shifts(program: Program) -> Iterator[Refusal]:
@@ -96,6 +99,9 @@ def _ranges(program: Program) -> Iterator[Refusal]:
             named = arguments(node)
             if named["dtype"] == torch.int32 and not (_INT16.min <= named["qmin"] and named["qmax"] <= _INT16.max):
                 yield Refusal(node.name, f"range [{named['qmin']}, {named['qmax']}] is wider than 16 bits", "use a 16-bit result")
+        elif node.target is _fxp.affine.default and arguments(node)["qmax"] + (1 << 31 - arguments(node)["c"]) < 0:
+            what = f"a result of at most {arguments(node)['qmax']} with shift {arguments(node)['c']} needs more than 32 bits"
+            yield Refusal(node.name, what, "use a smaller shift")
 
 
 def _windows(program: Program) -> Iterator[Refusal]:
@@ -114,9 +120,9 @@ def _windows(program: Program) -> Iterator[Refusal]:
 def _accumulators(program: Program) -> Iterator[Refusal]:
     """Kernels add products of the stored u8 in any order, saturating, from zero, from the bias or from bias - zero point * sum w."""
     for node in program.graph.nodes:
-        if node.target not in (_fxp.conv2d.default, _fxp.linear.default):
+        if node.target not in _RAW_BOUNDS:
             continue
-        low, high = _raw_bounds(program, node)
+        low, high = _RAW_BOUNDS[node.target](program, node)
         if low < _INT32.min or high > _INT32.max:
             way_on = "raise the weights' scale or split the layer"
             yield Refusal(node.name, f"the accumulator over u8 storage reaches [{low}, {high}], outside int32", way_on)
@@ -131,3 +137,20 @@ def _raw_bounds(program: Program, node: fx.Node) -> tuple[int, int]:
     starts = (np.zeros(1, np.int64), bias, bias - zero_point(named["x"]) * weight.sum(1))
     down, up = np.minimum(weight, 0).sum(1) * 255, np.maximum(weight, 0).sum(1) * 255
     return min(int((start + down).min()) for start in starts), max(int((start + up).max()) for start in starts)
+
+
+def _computed_bounds(program: Program, node: fx.Node) -> tuple[int, int]:
+    """The same for two computed operands: the second is s8, or u8 less 128 with the zero point -128 that starts the sum."""
+    x, y = (arguments(node)[operand] for operand in COMPUTED[node.target])
+    reach = largest(x.meta["val"].shape[-1]) * 255 * (128 if y.meta["val"].dtype == torch.int8 else 255)
+    return -reach, reach
+
+
+COMPUTED: dict[Any, tuple[str, str]] = {_fxp.matmul.default: ("x", "y"), _fxp.attention.default: ("q", "k")}
+"""Operators with products of two computed tensors, and the operands of the first."""
+_RAW_BOUNDS: dict[Any, Callable[[Program, fx.Node], tuple[int, int]]] = {
+    _fxp.conv2d.default: _raw_bounds,
+    _fxp.linear.default: _raw_bounds,
+    _fxp.matmul.default: _computed_bounds,
+    _fxp.attention.default: _computed_bounds,
+}

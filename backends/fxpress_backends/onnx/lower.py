@@ -14,11 +14,12 @@ from fxpress_ir.errors import BackendError
 from torch import Tensor
 
 from ..contract import Target
+from ..reexport import island_nodes
 from .border import border_scales, declared, released, stored
 from .float_ import export
 from .integer import F1
-from .islands import connect, export_islands, island_nodes, settle
-from .legalize import refusals
+from .islands import connect, export_islands, settle
+from .legalize import COMPUTED, refusals
 from .narrow import TWO_BITS
 from .qlinear import F2
 from .scan import scan
@@ -26,6 +27,8 @@ from .walk import Flavour, Walk
 
 FILE = "model.onnx"
 FLAVOURS = {"onnx:int": F1, "onnx:qlinear": F2}
+COMPUTED_PRODUCTS = "fxpress.computed_products"
+"""The metadata of a model that multiplies computed tensors: no session entry makes their kernels exact on every processor."""
 OPSET, IR_VERSION = 21, 10
 OPSET_OF_2_BITS, IR_VERSION_OF_2_BITS = 25, 13
 """The first that have INT2; ONNX Runtime makes the same of both opsets, but only a recent one knows the second."""
@@ -86,6 +89,8 @@ def lower(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
     model.producer_name, model.producer_version = "fxpress", version("fxpress")
     model.metadata_props.update({"fxpress.target": target.name, "fxpress.program": program.hash})
     if flavour is not None:
+        if any(node.target in COMPUTED for node in program.graph.nodes):
+            model.metadata_props[COMPUTED_PRODUCTS] = "u8 x s8"
         model.metadata_props["fxpress.scales"] = json.dumps(border_scales(program), sort_keys=True)
     details = {"opset": model.graph.opset_imports[""], "nodes": model.graph.num_nodes()}
     written = write(model, folder)

@@ -13,7 +13,7 @@ from fxpress_ir.ops import arguments
 from torch import fx
 
 from .shapes import reshape
-from .walk import Emit, Walk, zero_point
+from .walk import Emit, Walk
 
 _fxp = torch.ops.fxp
 _ROWS, _COLUMNS = 2, 3
@@ -95,14 +95,29 @@ def insert_zeros(walk: Walk, node: fx.Node) -> ir.Value:
     images, sizes = _nearest(walk, x, stride)
     rows, columns = (np.arange(size) % step == 0 for size, step in zip(sizes, stride, strict=True))
     kept = walk.op("And", walk.constant(rows[:, None]), walk.constant(columns))
-    return reshape(walk, walk.op("Where", kept, images, walk.point(x)), walk.shape(node))
+    return reshape(walk, walk.op("Where", kept, images, walk.number(x, 0)), walk.shape(node))
 
 
 def pad2d(walk: Walk, node: fx.Node) -> ir.Value:
     named = arguments(node)
     top, left, bottom, right = named["padding"]
     pads = walk.constant(np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
-    return walk.op("Pad", walk.value(named["x"]), pads, walk.constant(np.uint8(named["value"] + zero_point(named["x"]))))
+    return walk.op("Pad", walk.value(named["x"]), pads, walk.number(named["x"], named["value"]))
+
+
+def max_of_slices(walk: Walk, node: fx.Node) -> ir.Value:
+    """The maximum over windows of a type that MaxPool lacks: of shifted and strided slices, along rows, then along columns."""
+    named = arguments(node)
+    value, (top, left, bottom, right) = walk.value(named["x"]), named["padding"]
+    if any(named["padding"]):
+        pads = walk.constant(np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+        value = walk.op("Pad", value, pads, walk.number(named["x"], np.iinfo(np.int16).min))
+    for axis, kernel, stride, dilation in zip((_ROWS, _COLUMNS), named["kernel"], named["stride"], named["dilation"], strict=True):
+        reach = dilation * (kernel - 1)
+        ends = [(tap * dilation, tap * dilation - reach or np.iinfo(np.int64).max) for tap in range(kernel)]
+        taps = [walk.op("Slice", value, *(walk.constant(np.array([v])) for v in (first, end, axis, stride))) for first, end in ends]
+        value = walk.op("Max", *taps)
+    return value
 
 
 def concat(walk: Walk, node: fx.Node) -> ir.Value:

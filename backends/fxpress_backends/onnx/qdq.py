@@ -2,7 +2,7 @@
 
 For interoperability, never the reference: what a runtime fuses and how it rounds there is its own affair, so that results
 are close to the program's and not its bits. Activations are u8, with zero point 128 where the program's are s8; weights are
-s8, quantised here; wider values (the 16-bit outputs) stay floats.
+s8, quantised here; wider values (16 bits) are rounded among floats, because the int16 operators come with a later opset.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ def export_simulated(program: Program) -> ir.Model:
 
 def _fake_quantize(x: Any, scale: float, qmin: int, qmax: int) -> Any:
     zero = 0 if qmin >= 0 else 128
+    step = op.Constant(value=ir.tensor(np.float32(scale)))
     if qmin + zero < 0 or qmax + zero > 255:
-        return op.Identity(x)
-    step, point = op.Constant(value=ir.tensor(np.float32(scale))), op.Constant(value=ir.tensor(np.uint8(zero)))
+        bounds = (op.Constant(value=ir.tensor(np.float32(bound))) for bound in (qmin, qmax))
+        return op.Mul(op.Clip(op.Round(op.Div(x, step)), *bounds), step)
+    point = op.Constant(value=ir.tensor(np.uint8(zero)))
     q = op.QuantizeLinear(x, step, point)
     if (qmin + zero, qmax + zero) != (0, 255):
         q = op.Clip(q, *(op.Constant(value=ir.tensor(np.uint8(bound + zero))) for bound in (qmin, qmax)))

@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from torch import fx
 
 from . import integer
+from .attention import accumulated, attended, keys, lowered, rescaled
 from .border import clipped
 from .integer import F1, absorbed, bias_of
 from .narrow import signed
+from .normalize import affine_in_float64
+from .product import signed_bytes, signed_point
 from .shapes import reshape
-from .walk import STORAGE, Emit, Flavour, Walk, zero_point
+from .walk import STORAGE, Emit, Flavour, Walk, centred, zero_point
 
 _fxp = torch.ops.fxp
 _CHANNELS = 4
@@ -55,7 +58,7 @@ def _conv2d(walk: Walk, node: fx.Node) -> ir.Value:
     conv = arguments(arguments(node)["x"])
     weight, image = walk.array(conv["weight"]), walk.value(conv["x"])
     missing = -weight.shape[1] % _CHANNELS
-    if missing and conv["groups"] == 1 and conv["x"].target is _fxp.quantize.default:
+    if missing and conv["groups"] == 1 and (conv["x"].op == "placeholder" or conv["x"].target is _fxp.quantize.default):
         weight = np.pad(weight, ((0, 0), (0, missing), (0, 0), (0, 0)))
         image = walk.op("Pad", image, walk.constant(np.array([0, 0, 0, 0, 0, missing, 0, 0])), walk.point(conv["x"]))
     attributes = {"strides": conv["stride"], "pads": conv["padding"], "dilations": conv["dilation"], "group": conv["groups"]}
@@ -99,11 +102,46 @@ def _multiply(walk: Walk, node: fx.Node) -> ir.Value:
     return _rounded(walk, node, walk.op("Mul", *factors), named["c"])
 
 
+def _matmul(walk: Walk, node: fx.Node) -> ir.Value:
+    """QLinearMatMul of two computed tensors."""
+    named = arguments(node)
+    product = arguments(named["x"])
+    x, y = product["x"], product["y"]
+    right = signed_bytes(walk, walk.value(y)), walk.constant(_dyadic(walk.array(named["b"]), named["c"])), signed_point(walk, y)
+    return _qlinear_product(walk, x, right, walk.point(node), named["c"])
+
+
+def _qlinear_product(walk: Walk, x: fx.Node, right: tuple[ir.Value, ir.Value, ir.Value], point: ir.Value, c: int) -> ir.Value:
+    """`right` is the second operand, the scale b / 2**c and the operand's zero point; `point` that of the result."""
+    one = walk.constant(np.float32(1))
+    return walk.op("QLinearMatMul", walk.value(x), one, walk.point(x), *right, one, point, facts={"shift": c})
+
+
+def _scores(walk: Walk, node: fx.Node) -> ir.Value:
+    """A bias is added to the int32 sums, which float32 then rescales: the proof above holds for them as they are."""
+    named = arguments(node)
+    scale, point = walk.constant(_dyadic(named["b"], named["c"])), walk.constant(np.uint8(128))
+    if named["bias"] is None:
+        right = keys(walk, named["k"]), scale, signed_point(walk, named["k"])
+        return _qlinear_product(walk, named["q"], right, point, named["c"])
+    value = walk.op("DequantizeLinear", accumulated(walk, node), scale)
+    return walk.op("QuantizeLinear", value, walk.constant(np.float32(1)), point, facts={"shift": named["c"]})
+
+
+def _mean(walk: Walk, node: fx.Node, mean: ir.Value) -> ir.Value:
+    named = arguments(node)
+    if STORAGE[named["dtype"]][0] != ir.DataType.UINT8:
+        return rescaled(walk, node, mean)
+    value = walk.op("DequantizeLinear", lowered(walk, mean), walk.constant(_dyadic(named["ob"], named["oc"])))
+    return clipped(walk, _rounded(walk, node, value, named["oc"]), node, named["qmin"], named["qmax"])
+
+
 _FUSED: dict[Any, Emit] = {
     _fxp.conv2d.default: _conv2d,
     _fxp.linear.default: _linear,
     _fxp.sum_pool2d.default: _sum_pool2d,
     _fxp.multiply.default: _multiply,
+    _fxp.matmul.default: _matmul,
 }
 
 
@@ -114,7 +152,7 @@ def _wide(walk: Walk, node: fx.Node) -> ir.Value:
     scale = np.ldexp(walk.array(named["b"]).astype(np.float64), -named["c"])
     if scale.size > 1:
         scale = scale.reshape([-1 if axis == named["axis"] % rank else 1 for axis in range(rank)])
-    total = integer.with_bias(walk, x) if absorbed(x, walk.program) else integer.centred(walk, x)
+    total = integer.with_bias(walk, x) if absorbed(x, walk.program) else centred(walk, x)
     value = walk.op("Mul", walk.op("Cast", total, to=ir.DataType.DOUBLE), walk.constant(scale))
     bounds = (walk.constant(np.float64(bound)) for bound in (named["qmin"], named["qmax"]))
     clamped = walk.op("Clip", walk.op("Round", value), *bounds)
@@ -127,7 +165,8 @@ def requantize(walk: Walk, node: fx.Node) -> ir.Value:
     per_channel = walk.array(named["b"]).size > 1
     if STORAGE[named["dtype"]][0] != ir.DataType.UINT8:
         return _wide(walk, node)
-    if x.target is _fxp.multiply.default and per_channel:
+    short = torch.int16 in (operand.meta["val"].dtype for operand in (x, *x.all_input_nodes))
+    if short or (x.target in (_fxp.multiply.default, _fxp.matmul.default) and per_channel):
         return integer.requantize(walk, node)
     if absorbed(x, walk.program):
         result = _FUSED[x.target](walk, node)
@@ -143,7 +182,8 @@ def add(walk: Walk, node: fx.Node) -> ir.Value:
     """Add, or Sub of the operand whose multiplier is negative: a scale is positive."""
     named = arguments(node)
     operands = sorted(((named["x"], named["bx"]), (named["y"], named["by"])), key=lambda operand: operand[1] < 0)
-    if STORAGE[named["dtype"]][0] != ir.DataType.UINT8 or operands[0][1] < 0:
+    bytes_alone = all(dtype.itemsize == 1 for dtype in (named["dtype"], *(operand.meta["val"].dtype for operand, _ in operands)))
+    if not bytes_alone or operands[0][1] < 0:
         return integer.add(walk, node)
     terms = (_rescaled(walk, operand, abs(b), named["c"]) for operand, b in operands)
     total = walk.op("Add" if operands[1][1] > 0 else "Sub", *terms)
@@ -153,6 +193,12 @@ def add(walk: Walk, node: fx.Node) -> ir.Value:
 F2 = Flavour(
     "F2",
     "QLinear operators with dyadic scales: the bits of F1, computed in part by float32 kernels",
-    {**F1.emitters, _fxp.requantize.default: requantize, _fxp.add.default: add},
+    {
+        **F1.emitters,
+        _fxp.requantize.default: requantize,
+        _fxp.add.default: add,
+        _fxp.affine.default: affine_in_float64,
+        _fxp.attention.default: lambda walk, node: attended(walk, node, _scores, _mean),
+    },
     absorbed,
 )

@@ -27,12 +27,12 @@ class Rounding:
 
     Attributes:
         low, high: the accumulator is clamped to them; None where interval arithmetic shows that it stays inside.
-        multiplier: b.
+        multiplier: b, or a gain modulo 2**32.
         addend: bias * b + 2**(c-1) - 1 + offset * 2**c, modulo 2**32.
         c: the shift.
         ties: some accumulator may lie half-way between two results.
         clip: bounds of the shifted value, None where it cannot leave [qmin, qmax].
-        surplus: what the shifted value exceeds the stored value by; a multiple of 256, so that a cast to u8 drops it.
+        surplus: what the shifted value exceeds the stored value by; a multiple of 256, which a cast to u8 drops, where it can be.
     """
 
     low: Integers | None
@@ -68,7 +68,7 @@ def plan(total: Interval, bias: Integers, b: Integers, c: int, qmin: int, qmax: 
     p_least, p_most = int((least * b).min()), int((most * b).max())
     term = (1 << (c - 1)) - 1
     offset = zero_point
-    while (offset << c) + p_least + term < 0:
+    while (offset << c) + p_least + term < 0 or qmax + offset < 0:
         offset += 256
     if p_most + term + 1 + (offset << c) >= 1 << 32:
         raise BackendError(f"a result in [{qmin}, {qmax}] with shift {c} needs more than 32 bits", way_on="use a 16-bit result and c <= 15")
@@ -81,7 +81,31 @@ def plan(total: Interval, bias: Integers, b: Integers, c: int, qmin: int, qmax: 
         addend=(bias * b + term + (offset << c)) % (1 << 32),
         c=c,
         ties=_ties(np.maximum(np.abs(least), np.abs(most)), b, c),
-        clip=None if qmin <= bottom and top <= qmax else (qmin + offset, qmax + offset),
+        clip=None if qmin <= bottom and top <= qmax else (max(qmin + offset, 0), qmax + offset),
+        surplus=offset - zero_point,
+    )
+
+
+def bounded(low: int, high: int, g: Integers, addend: Integers, c: int, qmin: int, qmax: int, zero_point: int) -> Rounding:
+    """clamp(rne((x * g + addend) / 2**c)) for gains of any sign, where the sum is known to lie in [low, high].
+
+    The sum and 2**c together stay below 2**31, so that an offset of 2**31 before the shift is enough.
+    """
+    term = (1 << (c - 1)) - 1
+    offset = zero_point
+    while (offset << c) + low + term < 0 or qmax + offset < 0:
+        offset += 256
+    if high + term + 1 + (offset << c) >= 1 << 32:
+        offset = 1 << (31 - c)
+    inside = qmin <= round_half_even(low, c) and round_half_even(high, c) <= qmax
+    return Rounding(
+        low=None,
+        high=None,
+        multiplier=g % (1 << 32),
+        addend=(addend + term + (offset << c)) % (1 << 32),
+        c=c,
+        ties=True,
+        clip=None if inside else (max(qmin + offset, 0), qmax + offset),
         surplus=offset - zero_point,
     )
 
@@ -120,6 +144,6 @@ def emit(walk: Walk, accumulator: ir.Value, rounding: Rounding, axis: int, rank:
     x = walk.op("BitShift", x, c, direction="RIGHT")
     if rounding.clip is not None:
         x = walk.op("Clip", x, *map(unsigned, rounding.clip))
-    if rounding.surplus and dtype != ir.DataType.UINT8:
+    if rounding.surplus and (dtype != ir.DataType.UINT8 or rounding.surplus % 256):
         x = walk.op("Sub", x, unsigned(rounding.surplus))
     return walk.op("Cast", x, to=dtype, facts={"shift": rounding.c})

@@ -16,10 +16,11 @@ from fxpress_ir.errors import BackendError
 from numpy.typing import NDArray
 
 from ..contract import Arrays
-from .lower import FILE, OPSET
+from .lower import COMPUTED_PRODUCTS, FILE, OPSET
 from .scan import UNFUSED
 
 _OPTIONS = ("providers", "threads")
+_ELSEWHERE = "use target reference or a tvm target"
 PRECISE = {"session.x64quantprecision": "1"}
 """ONNX Runtime's own switch from u8 x s8 to u8 x u8 kernels on x86 processors whose 16-bit sums saturate."""
 
@@ -65,6 +66,8 @@ def load(folder: Path, target: str, options: Mapping[str, Any]) -> Session:
         session = open_session(str(folder / FILE), entries, options.get("threads"), providers)
     except Exception as error:  # its exceptions derive from Exception only
         raise BackendError(f"ONNX Runtime cannot open it: {str(error)[:200]}", where=str(FILE), way_on="lower the program again") from error
+    if COMPUTED_PRODUCTS in session.get_modelmeta().custom_metadata_map and not computed_products_are_exact():
+        raise BackendError("this processor's products of two computed tensors saturate", where="onnx", way_on=_ELSEWHERE)
     return Session(session, tuple(value.name for value in session.get_inputs()))
 
 
@@ -101,7 +104,25 @@ def exact_entries() -> Mapping[str, str]:
     for entries in ({}, PRECISE):
         if self_test(entries):
             return entries
-    raise BackendError("this processor's u8 x s8 kernels saturate", where="onnx", way_on="use target reference or a tvm target")
+    raise BackendError("this processor's u8 x s8 kernels saturate", where="onnx", way_on=_ELSEWHERE)
+
+
+@cache
+def computed_products_are_exact(depth: int = 128) -> bool:
+    """MatMulInteger of all 255 by 127, computed: ONNX Runtime rewrites only constant weights to u8."""
+    x, product = ir.val("x", ir.DataType.UINT8, [16, depth]), ir.val("product", ir.DataType.INT32, [16, 16])
+    half = ir.val("half", const_value=ir.Tensor(np.uint8(128), name="half"))
+    lower, columns, signed = (ir.val(name) for name in ("lower", "columns", "signed"))
+    nodes = [
+        ir.node("Sub", [x, half], outputs=[lower]),
+        ir.node("Transpose", [lower], {"perm": [1, 0]}, outputs=[columns]),
+        ir.node("Cast", [columns], {"to": ir.DataType.INT8}, outputs=[signed]),
+        ir.node("MatMulInteger", [x, signed], outputs=[product]),
+    ]
+    graph = ir.Graph([x], [product], nodes=nodes, initializers=[half], opset_imports={"": OPSET}, name="computed")
+    model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    (found,) = open_session(model, {}).run(None, {"x": np.full((16, depth), 255, np.uint8)})
+    return bool((found == depth * 255 * 127).all())
 
 
 def self_test(entries: Mapping[str, str], *, depth: int = 128) -> bool:

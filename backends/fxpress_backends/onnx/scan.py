@@ -120,7 +120,7 @@ def _bears_name(node: NodeProto, islands: frozenset[str]) -> bool:
 
 
 def _border(graph: GraphProto, inside: set[str]) -> set[str]:
-    """Inputs that are only quantised, outputs that are dequantised, an input handed on as output, and their scales."""
+    """Inputs that are only quantised and measured, outputs that are dequantised, an input handed on as output, and their scales."""
     inputs, outputs = ({value.name for value in values} | inside for values in (graph.input, graph.output))
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
@@ -134,7 +134,7 @@ def _border(graph: GraphProto, inside: set[str]) -> set[str]:
 
 def _is_border(node: NodeProto, inputs: set[str], outputs: set[str]) -> bool:
     enters, leaves = node.input[0] in inputs, node.output[0] in outputs
-    return {"QuantizeLinear": enters, "DequantizeLinear": leaves, "Identity": enters and leaves}.get(node.op_type, False)
+    return {"QuantizeLinear": enters, "Shape": enters, "DequantizeLinear": leaves, "Identity": enters and leaves}.get(node.op_type, False)
 
 
 def _sizes(graph: GraphProto) -> set[str]:

@@ -53,7 +53,7 @@ def shape(walk: Walk, sizes: Sequence[Any]) -> ir.Value:
     if all(isinstance(s, int) for s in sizes):
         return walk.constant(np.array(sizes, np.int64))
     parts = [walk.constant(np.array([s], np.int64)) if isinstance(s, int) else size(walk, s.node.expr) for s in sizes]
-    return walk.op("Concat", *parts, axis=0)
+    return parts[0] if len(parts) == 1 else walk.op("Concat", *parts, axis=0)
 
 
 def reshape(walk: Walk, value: ir.Value, sizes: Any) -> ir.Value:
@@ -94,11 +94,11 @@ def _transpose(walk: Walk, node: fx.Node) -> ir.Value:
 
 
 def _slice(walk: Walk, node: fx.Node) -> ir.Value:
-    """Both count negative ends from the back and cut what lies beyond."""
+    """Both count negative ends from the back and cut what lies beyond; an end may be a size of the inputs."""
     named = arguments(node)
-    start, end = named["start"] or 0, _BEYOND if named["end"] is None else named["end"]
-    bounds = (np.array([value], np.int64) for value in (start, end, named["dim"] % len(walk.shape(node)), named["step"]))
-    return walk.op("Slice", walk.value(named["self"]), *map(walk.constant, bounds))
+    end = _BEYOND if named["end"] is None else named["end"].meta["val"] if isinstance(named["end"], fx.Node) else named["end"]
+    bounds = ([value] for value in (named["start"] or 0, end, named["dim"] % len(walk.shape(node)), named["step"]))
+    return walk.op("Slice", walk.value(named["self"]), *(shape(walk, bound) for bound in bounds))
 
 
 def _expand(walk: Walk, node: fx.Node) -> ir.Value:
@@ -106,6 +106,19 @@ def _expand(walk: Walk, node: fx.Node) -> ir.Value:
     if all(isinstance(s, int) and s == 1 for s in sizes):
         return reshape(walk, value, walk.shape(node))
     return walk.op("Expand", value, shape(walk, sizes))
+
+
+def _select(walk: Walk, node: fx.Node) -> ir.Value:
+    """A scalar index drops its dimension; negative ones count from the back."""
+    named = arguments(node)
+    axis, index = named["dim"] % len(walk.shape(named["self"])), walk.constant(np.int64(named["index"]))
+    return walk.op("Gather", walk.value(named["self"]), index, axis=axis)
+
+
+def _embedding(walk: Walk, node: fx.Node) -> ir.Value:
+    """Rows of the table as it is stored."""
+    named = arguments(node)
+    return walk.op("Gather", walk.value(named["weight"]), walk.value(named["indices"]))
 
 
 SHAPE_EMITTERS: dict[Any, Emit] = {
@@ -118,6 +131,8 @@ SHAPE_EMITTERS: dict[Any, Emit] = {
     _aten.permute.default: _permute,
     _aten.transpose.int: _transpose,
     _aten.slice.Tensor: _slice,
+    _aten.select.int: _select,
+    _aten.embedding.default: _embedding,
     _aten.expand.default: _expand,
     _aten.contiguous.default: _unchanged,
     _aten.clone.default: _unchanged,

@@ -20,7 +20,10 @@ DTYPES = {
     torch.float32: ir.DataType.FLOAT,
     torch.int8: ir.DataType.INT8,
     torch.uint8: ir.DataType.UINT8,
+    torch.int16: ir.DataType.INT16,
     torch.int32: ir.DataType.INT32,
+    torch.int64: ir.DataType.INT64,
+    torch.bool: ir.DataType.BOOL,
 }
 """The element types that may cross the border of an integer program."""
 
@@ -28,13 +31,19 @@ ISLAND_DTYPES = {
     **DTYPES,
     torch.float64: ir.DataType.DOUBLE,
     torch.float16: ir.DataType.FLOAT16,
-    torch.int64: ir.DataType.INT64,
-    torch.bool: ir.DataType.BOOL,
 }
 """Those that inputs of float islands, and outputs that islands compute, may have."""
 
-STORAGE = {torch.int8: (ir.DataType.UINT8, 128), torch.uint8: (ir.DataType.UINT8, 0), torch.int32: (ir.DataType.INT32, 0)}
-"""How a value is held inside the graph: the element type and its zero point. s8 is u8 with 128 added (fast kernels on x86)."""
+STORAGE = {
+    torch.int8: (ir.DataType.UINT8, 128),
+    torch.uint8: (ir.DataType.UINT8, 0),
+    torch.int16: (ir.DataType.INT32, 0),
+    torch.int32: (ir.DataType.INT32, 0),
+    torch.int64: (ir.DataType.INT64, 0),
+    torch.bool: (ir.DataType.BOOL, 0),
+}
+"""How a value is held inside the graph: the element type and its zero point. s8 is u8 with 128 added (fast kernels on x86);
+s16 is int32, because ONNX Runtime lacks half of the operators for int16."""
 
 
 def zero_point(node: fx.Node) -> int:
@@ -97,17 +106,38 @@ class Walk:
         return self.program.tensors[str(node.target)].detach().cpu().numpy()
 
     def value(self, node: fx.Node) -> ir.Value:
-        """What `node` has become, in its storage type."""
+        """What `node` has become, in its storage type; a tensor of the program becomes an initialiser here."""
+        if node.op == "get_attr" and node not in self.values:
+            kind, zero = STORAGE[node.meta["val"].dtype]
+            held = (self.array(node).astype(np.int64) + zero).astype(kind.numpy())
+            self.values[node] = self.constant(held, str(node.target))
         return self.values[node]
 
     def point(self, node: fx.Node) -> ir.Value:
         """The zero point of an 8-bit node as an operand."""
         return self.constant(np.uint8(zero_point(node)))
 
+    def number(self, node: fx.Node, value: int) -> ir.Value:
+        """An integer as `node`'s storage holds it."""
+        kind, zero = STORAGE[node.meta["val"].dtype]
+        return self.constant(kind.numpy().type(value + zero))
+
     def shape(self, node: fx.Node) -> Sequence[Any]:
         """The node's sizes: ints and SymInts."""
         sizes: Sequence[Any] = node.meta["val"].shape
         return sizes
+
+
+def widened(walk: Walk, node: fx.Node) -> ir.Value:
+    """The stored value as int32, zero point included."""
+    value, kind = walk.value(node), STORAGE[node.meta["val"].dtype][0]
+    return value if kind == ir.DataType.INT32 else walk.op("Cast", value, to=ir.DataType.INT32)
+
+
+def centred(walk: Walk, node: fx.Node) -> ir.Value:
+    """The value itself as int32."""
+    value, zero = widened(walk, node), zero_point(node)
+    return walk.op("Sub", value, walk.constant(np.int32(zero))) if zero else value
 
 
 Emit = Callable[[Walk, fx.Node], ir.Value]

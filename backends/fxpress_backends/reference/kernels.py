@@ -20,6 +20,12 @@ from fxpress_ir.errors import ProgramError
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from .attention import attention, softmax
+from .normalize import affine, normalize
+from .product import accumulator, matmul
+from .rotary import rotary
+from .rounding import round_half_even
+
 Array = NDArray[Any]
 
 
@@ -37,33 +43,17 @@ def dequantize(q: Array, scale: float) -> Array:
     return values
 
 
-def _round_half_even(product: NDArray[np.int64], c: int) -> NDArray[np.int64]:
-    """product / 2**c, exactly, then to the nearest integer, ties to the even one."""
-    floor = product >> c
-    rest, half = product & ((1 << c) - 1), 1 << (c - 1)
-    up: NDArray[np.bool_] = (rest > half) | ((rest == half) & (floor & 1 == 1))
-    return floor + up.astype(np.int64)
-
-
 def requantize(x: Array, b: Array, c: int, qmin: int, qmax: int, axis: int, dtype: str) -> Array:
     """clamp(rne(x * b / 2**c)), `b` along `axis`; |x * b| < 2**46 for int32 x."""
     along = [-1 if d == axis % x.ndim else 1 for d in range(x.ndim)]
     product = x.astype(np.int64) * b.astype(np.int64).reshape(along)
-    return np.clip(_round_half_even(product, c), qmin, qmax).astype(dtype)
+    return np.clip(round_half_even(product, c), qmin, qmax).astype(dtype)
 
 
 def add(x: Array, y: Array, bx: int, by: int, c: int, qmin: int, qmax: int, dtype: str) -> Array:
     """clamp(rne((x * bx + y * by) / 2**c)), one rounding."""
     total = x.astype(np.int64) * bx + y.astype(np.int64) * by
-    return np.clip(_round_half_even(total, c), qmin, qmax).astype(dtype)
-
-
-def _accumulator(sums: Array) -> NDArray[np.int32]:
-    """Whole numbers as int32; the verifier proved that they fit, so one that does not refutes it."""
-    limits = np.iinfo(np.int32)
-    if sums.min(initial=0) < limits.min or sums.max(initial=0) > limits.max:
-        raise ProgramError("an accumulator leaves int32", way_on="the program was not verified, or the verifier is wrong")
-    return sums.astype(np.int32)
+    return np.clip(round_half_even(total, c), qmin, qmax).astype(dtype)
 
 
 def _padded(x: Array, padding: Sequence[int], value: int) -> Array:
@@ -84,7 +74,7 @@ def conv2d(
     """Cross-correlation in int32; `weight` is [outputs, C / groups, height, width].
 
     The sums go through float64 because BLAS is a hundred times faster than NumPy's integer matmul. They are exact in any
-    order: products of 8-bit numbers stay below 2**15, so sums of fewer than 2**37 of them stay below 2**53.
+    order: products of 8-bit weights and 16-bit values stay below 2**23, so sums of fewer than 2**30 of them stay below 2**53.
     """
     outputs = weight.shape[0]
     matrix = weight.reshape(groups, outputs // groups, -1).astype(np.float64)
@@ -93,14 +83,14 @@ def conv2d(
     result = np.empty((x.shape[0], outputs, *windows.shape[2:4]), np.int32)
     for image, sample in zip(result, windows, strict=True):  # one image's columns at a time bound the memory
         columns = sample.transpose(0, 3, 4, 1, 2).reshape(groups, matrix.shape[2], -1).astype(np.float64)
-        image[...] = _accumulator((matrix @ columns).reshape(image.shape) + offset[:, None, None])
+        image[...] = accumulator((matrix @ columns).reshape(image.shape) + offset[:, None, None])
     return result
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x @ weight.T + bias in int32, for x [..., inputs]; through float64 as in `conv2d`."""
     sums = x.astype(np.float64) @ weight.T.astype(np.float64)
-    return _accumulator(sums if bias is None else sums + bias)
+    return accumulator(sums if bias is None else sums + bias)
 
 
 def _each_offset(windows: Array) -> list[Array]:
@@ -116,7 +106,7 @@ def max_pool2d(x: Array, kernel: Sequence[int], stride: Sequence[int], padding: 
 def sum_pool2d(x: Array, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> Array:
     """The int32 sum of each window; zeros pad."""
     padded = _padded(x.astype(np.int64), padding, 0)
-    return _accumulator(reduce(np.add, _each_offset(_windows(padded, kernel, stride, (1, 1)))))
+    return accumulator(reduce(np.add, _each_offset(_windows(padded, kernel, stride, (1, 1)))))
 
 
 def _flatten(self: Array, start_dim: int, end_dim: int) -> Array:
@@ -132,7 +122,7 @@ def _squeeze(self: Array, dim: int | Sequence[int]) -> Array:
 
 def multiply(x: Array, y: Array) -> Array:
     """x * y in int32, either operand broadcast."""
-    return _accumulator(x.astype(np.int64) * y.astype(np.int64))
+    return accumulator(x.astype(np.int64) * y.astype(np.int64))
 
 
 def lut(x: Array, table: Array, axis: int) -> Array:
@@ -141,6 +131,16 @@ def lut(x: Array, table: Array, axis: int) -> Array:
     channels = np.arange(table.shape[0]).reshape([-1 if d == axis % x.ndim else 1 for d in range(x.ndim)])
     found: Array = table[channels if table.shape[0] > 1 else 0, codes]
     return found
+
+
+def lut16(x: Array, table: Array, axis: int) -> Array:
+    """The chord between the knots table[channel, i] and table[channel, i + 1], 128 codes apart, rounded half up."""
+    index, rest = np.divmod(x.astype(np.int64) + 32768, 128)
+    channels = np.arange(table.shape[0]).reshape([-1 if d == axis % x.ndim else 1 for d in range(x.ndim)])
+    row = channels if table.shape[0] > 1 else 0
+    start, end = table[row, index].astype(np.int64), table[row, index + 1].astype(np.int64)
+    chord: Array = (start + ((end - start) * rest + 64) // 128).astype(np.int16)
+    return chord
 
 
 def insert_zeros(x: Array, stride: Sequence[int]) -> Array:
@@ -161,6 +161,17 @@ def _expand(self: Array, size: Sequence[int], implicit: bool) -> Array:
     return np.broadcast_to(self, shape)
 
 
+def embedding(weight: Array, indices: Array, padding_idx: int, scale_grad_by_freq: bool, sparse: bool) -> Array:
+    """The rows that `indices` number.
+
+    Raises:
+        ProgramError: one lies outside the table.
+    """
+    if indices.size and not 0 <= indices.min() <= indices.max() < len(weight):
+        raise ProgramError(f"an id is outside the table's {len(weight)} rows", way_on=f"pass ids in [0, {len(weight) - 1}]")
+    return weight[indices]
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "fxp.quantize": quantize,
     "fxp.dequantize": dequantize,
@@ -172,10 +183,17 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "fxp.sum_pool2d": sum_pool2d,
     "fxp.multiply": multiply,
     "fxp.lut": lut,
+    "fxp.lut16": lut16,
     "fxp.concat": lambda xs, axis: np.concatenate(xs, axis),
     "fxp.pad2d": lambda x, padding, value: _padded(x, padding, value),
     "fxp.select2d": lambda x, rows, columns: x[:, :, rows][:, :, :, columns],
     "fxp.insert_zeros": insert_zeros,
+    "fxp.normalize": normalize,
+    "fxp.affine": affine,
+    "fxp.rotary": rotary,
+    "fxp.matmul": matmul,
+    "fxp.softmax": softmax,
+    "fxp.attention": attention,
     "aten.flatten": _flatten,
     "aten.view": lambda self, size: self.reshape(size),
     "aten.reshape": lambda self, shape: self.reshape(shape),
@@ -184,7 +202,9 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "aten.unsqueeze": lambda self, dim: np.expand_dims(self, dim),
     "aten.squeeze": _squeeze,
     "aten.slice": _slice,
+    "aten.select": lambda self, dim, index: self.take(index, dim),
     "aten.expand": _expand,
+    "aten.embedding": embedding,
     "aten.contiguous": lambda self, memory_format: np.ascontiguousarray(self),
     "aten.clone": lambda self, memory_format: self.copy(),
     "aten.sym_size": lambda self, dim: self.shape[dim],

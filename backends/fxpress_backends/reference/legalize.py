@@ -12,7 +12,11 @@ from .kernels import KERNELS
 
 
 def refusals(program: Program) -> Iterator[Refusal]:
-    """Every node without a kernel, and every output that is a stored tensor."""
+    """Every node without a kernel, and every output that is a stored tensor; for another than an integer program that alone."""
+    if program.stage != "integer":
+        way_on = "`fxpress targets` says which targets take it; integer_only names what stays in floats"
+        yield Refusal("program", f"its stage is {program.stage}: the reference computes integers alone", way_on)
+        return
     for node in graph_data(program)["nodes"]:
         if node["operator"] not in KERNELS:
             yield Refusal(node["name"], f"{node['operator']} has no reference kernel", "keep it out of the integer program")

@@ -15,13 +15,12 @@ from . import pack
 from .draft import Draft
 from .nodes import addition_of, epilogue_of
 from .physical import Buffer
-from .tile import LOOP_COLUMNS, column_tile, image_tile, matrix_tile
+from .tile import LOOP_COLUMNS, MATRIX_ROWS, column_tile, image_tile, matrix_tile
 
 Constants = dict[str, NDArray[Any]]
 Settings = dict[str, Any]
 
 _fxp = torch.ops.fxp
-_NO_VNNI = "the target has no AVX512-VNNI"
 
 
 def window(node: fx.Node) -> Settings:
@@ -72,45 +71,51 @@ def _conv2d(draft: Draft, node: fx.Node, requantize: fx.Node | None, addition: f
     draft.emit(kernel, inputs, result, nodes, {**settings, **window(node), **chosen}, constants, why)
 
 
+def _no_dot_products(draft: Draft, source: Buffer) -> str:
+    """Why dot products cannot read the source; nothing where they can."""
+    if not draft.dot_products:
+        return "the target has no AVX512-VNNI"
+    return "" if source.dtype == "uint8" else "dot products take bytes, its input has 16 bits"
+
+
 def _kernel(
     draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer
 ) -> tuple[str, NDArray[np.int8], Settings, str]:
     """The kernel of a convolution, its packed weights, its settings beside the window, and why it is no faster one."""
-    groups, sizes, (height, width) = arguments(node)["groups"], window(node), result.outer
+    groups, sizes, (height, width) = arguments(node)["groups"], window(node), result.pixels
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    if draft.dot_products and groups > 1 and inputs == outputs == 1:
+    slow = _no_dot_products(draft, source)
+    if not slow and groups > 1 and inputs == outputs == 1:
         rows, columns = column_tile(height, width, sizes["kernel"], sizes["stride"], sizes["dilation"])
         packed = pack.weights_by_column(weight, result.channels, rows, sizes["stride"][0], sizes["dilation"][0])
         return "conv2d_depthwise", packed, {"tile": [rows, columns]}, ""
     merged = pack.merging(groups, inputs, outputs)
-    if draft.dot_products and merged <= pack.LANES:
+    if not slow and merged <= pack.LANES:
         dense = merged == groups
         stored_inputs, stored_outputs = (source.channels, result.channels) if dense else (inputs * merged, outputs * merged)
         packed = pack.weights_by_word(pack.block_diagonal(weight, groups, merged), result.channels, stored_inputs)
         tile = {"tile": list(image_tile(height, width, stored_outputs // pack.LANES))}
         return "conv2d_vnni", packed, tile if dense else {**tile, "group_inputs": stored_inputs, "group_outputs": stored_outputs}, ""
     settings = {"group_inputs": inputs, "group_outputs": outputs, "columns": min(width, LOOP_COLUMNS)}
-    why = f"{groups} groups of {inputs} inputs and {outputs} outputs" if draft.dot_products else _NO_VNNI
+    why = slow or f"{groups} groups of {inputs} inputs and {outputs} outputs"
     return "conv2d_loops", pack.weights_by_lane(weight, result.channels), settings, why
 
 
 def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
-    """A product of rows; an image, whose last dimension is not its channels, is copied to rows and back."""
-    source, stored = draft.in_rows(arguments(node)["x"]), draft.stored(requantize or node)
-    result = draft.rows_like(stored)
+    """A product of rows; an image, whose last dimension is not its channels, is moved to rows before."""
+    source, result = draft.in_rows(arguments(node)["x"]), draft.rows_like(draft.stored(requantize or node))
     weight = draft.constant(arguments(node)["weight"])
     tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
-    if draft.dot_products:
-        kernel, why = "linear_vnni", ""
+    slow = _no_dot_products(draft, source)
+    if not slow:
+        kernel = "linear_vnni"
         settings["tile"] = list(matrix_tile(result.channels // pack.LANES))
         packed = pack.weights_by_word(weight[..., None, None], result.channels, source.channels)
     else:
-        kernel, why = "linear_loops", _NO_VNNI
+        kernel = "linear_loops"
         packed = pack.weights_by_lane(weight[..., None, None], result.channels)
     nodes, constants = _covered(node, requantize), {"weight": packed, **_bias(draft, node, weight, source, result), **tables}
-    draft.emit(kernel, [source], result, nodes, settings, constants, why)
-    if result != stored:
-        draft.emit("rearrange", [result], stored, nodes[-1:], {"steps": []})
+    draft.emit(kernel, [source], result, nodes, settings, constants, slow)
 
 
 def _sum_pool2d(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
@@ -122,9 +127,19 @@ def _sum_pool2d(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None
 
 def _multiply(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     named, result = arguments(node), draft.stored(requantize or node)
-    tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
+    tables, settings = epilogue(draft, requantize, draft.interval(node), pack.columns(result))
     operands = [draft.buffer(named["x"]), draft.buffer(named["y"])]
     draft.emit("multiply", operands, result, _covered(node, requantize), settings, tables)
+
+
+def _matmul(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
+    """Rows as in a linear; dot products take y as s8, which is u8 with 128 added in memory."""
+    named, result = arguments(node), draft.rows_like(draft.stored(requantize or node))
+    tables, settings = epilogue(draft, requantize, draft.interval(node), pack.columns(result))
+    x, y = (draft.in_rows(named[operand]) for operand in ("x", "y"))
+    slow = _no_dot_products(draft, x) or ("" if y.zero else "its second operand has no sign")
+    kernel = "matmul_loops" if slow else "matmul_vnni"
+    draft.emit(kernel, [x, y], result, _covered(node, requantize), {**settings, "tile": MATRIX_ROWS}, tables, slow)
 
 
 _ACCUMULATING: dict[Any, Callable[[Draft, fx.Node, fx.Node | None], None]] = {
@@ -132,19 +147,20 @@ _ACCUMULATING: dict[Any, Callable[[Draft, fx.Node, fx.Node | None], None]] = {
     _fxp.linear.default: _linear,
     _fxp.sum_pool2d.default: _sum_pool2d,
     _fxp.multiply.default: _multiply,
+    _fxp.matmul.default: _matmul,
 }
 
 
 def accumulate(draft: Draft, node: fx.Node) -> None:
     """Waits for the requantisation that alone reads it."""
-    if epilogue_of(node) is None:
+    if epilogue_of(node, draft.is_image(node)) is None:
         _ACCUMULATING[node.target](draft, node, None)
 
 
 def finish(draft: Draft, requantize: fx.Node) -> bool:
     """Emit the accumulator that a requantisation belongs to, or leave it to the addition that takes both; False where there is none."""
     x = arguments(requantize)["x"]
-    if x.target not in _ACCUMULATING or epilogue_of(x) is not requantize:
+    if x.target not in _ACCUMULATING or epilogue_of(x, draft.is_image(x)) is not requantize:
         return False
     if addition_of(requantize) is None:
         _ACCUMULATING[x.target](draft, x, requantize)

@@ -16,6 +16,7 @@ from fxpress_backends.contract import Target
 VNNI = "avx512-vnni"
 VBMI = "avx512-vbmi"
 _BASELINE = "x86-64"
+_STAGES = ("float", "mixed", "integer")
 LEVELS = {
     # x86-64 psABI, table 3.1, in the names of Linux
     "x86-64-v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
@@ -52,14 +53,14 @@ def host_features() -> tuple[str, ...]:
 
 def x86_64() -> Target:
     """Baseline x86-64: plain loops over s8, on any such CPU."""
-    return Target("tvm:x86-64", "any x86-64 CPU, plain loops", ("integer",), storage="s8", features=(_BASELINE,))
+    return Target("tvm:x86-64", "any x86-64 CPU, plain loops", _STAGES, storage="s8", features=(_BASELINE,))
 
 
 def native(offered: tuple[str, ...]) -> Target:
     """The CPU that offers these features: VNNI dot products over u8 where it has them, else plain loops over s8."""
     if VNNI in offered:
-        return Target("tvm:native", "this CPU, AVX512-VNNI dot products", ("integer",), storage="u8+128", features=offered)
-    return Target("tvm:native", "this CPU, plain loops", ("integer",), storage="s8", features=offered)
+        return Target("tvm:native", "this CPU, AVX512-VNNI dot products", _STAGES, storage="u8+128", features=offered)
+    return Target("tvm:native", "this CPU, plain loops", _STAGES, storage="s8", features=offered)
 
 
 def llvm_target(target: Target) -> dict[str, Any]:

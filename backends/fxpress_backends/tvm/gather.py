@@ -16,7 +16,7 @@ from fxpress_ir.ops import arguments
 from numpy.typing import NDArray
 from torch import fx
 
-from .nodes import permutation_of, sizes_of
+from .nodes import PICKING, permutation_of, sizes_of
 from .physical import Buffer
 
 Table = NDArray[np.int32]
@@ -101,7 +101,7 @@ def separated(base: fx.Node, steps: Sequence[fx.Node]) -> list[NDArray[np.int64]
     permute channels and nothing else.
     """
     shape = tuple(base.meta["val"].shape[1:])
-    if len(steps[-1].meta["val"].shape) != 1 + len(shape) or not all(_within_images(step) for step in steps):
+    if len(steps[-1].meta["val"].shape) != 1 + len(shape) or not all(map(_within_images, steps)):
         return None
     elements = np.arange(prod(shape)).reshape(1, *shape)
     for step in steps:
@@ -117,6 +117,8 @@ def separated(base: fx.Node, steps: Sequence[fx.Node]) -> list[NDArray[np.int64]
 
 
 def _within_images(step: fx.Node) -> bool:
-    """Dimension 0 stays as it is."""
-    order = permutation_of(step)
-    return sizes_of(step)[0] == sizes_of(arguments(step)["self"])[0] and (order is None or order[0] == 0)
+    """A view or permutation that leaves dimension 0 as it is, of others that are numbers."""
+    source, order = arguments(step)["self"], permutation_of(step)
+    if step.target in PICKING or not all(isinstance(size, int) for node in (source, step) for size in node.meta["val"].shape[1:]):
+        return False
+    return sizes_of(step)[0] == sizes_of(source)[0] and (order is None or order[0] == 0)

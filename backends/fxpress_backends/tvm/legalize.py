@@ -1,4 +1,4 @@
-"""Every reason why a TVM target cannot take an integer program: one rule a kind of reason, read before any work."""
+"""Every reason why a TVM target cannot take a program: one rule a kind of reason, read before any work."""
 
 from __future__ import annotations
 
@@ -7,62 +7,79 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from fxpress_ir import Program
-from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS, arguments, constant
+from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, arguments, constant
 from torch import Tensor, fx
 
 from fxpress_backends.contract import Refusal, Target
+from fxpress_backends.reexport import is_size, island_nodes
 
-from .draft import SHIFTED
-from .nodes import is_identity, lead_of
+from .islands import float_parts
+from .layout import SHIFTED, images
+from .nodes import is_fixed, is_identity
 from .pack import folded_bias
 from .rules import RULES
+from .sizes import extent_of
+from .steps import first_of
 
 Found = Iterator[tuple[fx.Node, str, str]]
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
-_TYPES = (torch.int8, torch.uint8, torch.int32, torch.float32)
+_TYPES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.float32, torch.bool)
+_TYPES_OF_FLOATS = (*_TYPES, torch.float64)
 _ACCUMULATING = (_fxp.conv2d.default, _fxp.linear.default)
-_PARAMETERS = {_fxp.requantize.default: "b", _fxp.lut.default: "table"}
+_PARAMETERS = {
+    _fxp.requantize.default: ("b",),
+    _fxp.lut.default: ("table",),
+    _fxp.lut16.default: ("table",),
+    _fxp.affine.default: ("g", "b"),
+}
 _WINDOWED = (_fxp.conv2d.default, _fxp.max_pool2d.default, _fxp.sum_pool2d.default)
 
 
 def known_operators(program: Program, target: Target) -> Found:
     """The planner has a rule for each operator."""
     for node in _calls(program):
-        if node.target in SHAPE_OPERATORS or getattr(INTEGER_OPERATORS.get(node.target), "name", "") in RULES:
+        if node.target in SHAPE_OPERATORS | LOOKUP_OPERATORS or getattr(INTEGER_OPERATORS.get(node.target), "name", "") in RULES:
             continue
         yield node, f"{node.target} has no TVM rule", "lower it to another target"
 
 
 def constants_in_place(program: Program, target: Target) -> Found:
-    """Tensors of the program stand only where kernels expect constants, and every output is computed."""
+    """Tables, weights and the like are tensors of the program, other tensors have a place in memory, and every output is computed."""
     for node in _calls(program):
         for name, argument in arguments(node).items():
+            fixed = name == "table" or (name in ("weight", "bias", "g", "b") and node.target is not _fxp.attention.default)
             for value in argument if isinstance(argument, (list, tuple)) else [argument]:
-                if isinstance(value, fx.Node) and (value.op == "get_attr") != (name in ("weight", "bias", "b", "table")):
-                    kind = "a constant" if value.op == "get_attr" else "computed"
-                    yield node, f"its {name} is {kind}", "lower it to another target"
+                if not isinstance(value, fx.Node):
+                    continue
+                if fixed and value.op != "get_attr":
+                    yield node, f"its {name} is computed", "lower it to another target"
+                elif not fixed and is_fixed(value) and value.meta["val"].dim() < 2 and not is_fixed(node):
+                    yield node, f"its {name} is a constant of fewer than 2 dimensions", "store it with leading dimensions of 1"
+                elif not fixed and value.op == "get_attr" and value.meta["val"].is_floating_point():
+                    yield node, f"its {name} is a constant of floats", "quantise it before"
     for node in program.outputs():
         if node.op == "get_attr" or not isinstance(node.meta["val"], Tensor):
             yield node, "an output that is not a computed tensor", "return a value that depends on the inputs"
 
 
 def types_and_shapes(program: Program, target: Target) -> Found:
-    """Tensors of 2 or more dimensions, only the first symbolic, of types that kernels hold."""
-    names = program.symbols()
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if node.op not in ("placeholder", "call_function") or not isinstance(value, Tensor):
-            continue
+    """Tensors of 2 or more dimensions, images with only the first symbolic, of types that kernels hold or that islands alone read."""
+    names, of_images, inside = program.symbols(), images(program), island_nodes(program)
+    for node in (*program.placeholders(), *_calls(program)):
+        value = node.meta["val"]
+        free = node.op == "placeholder" and node.users and all(user in inside or is_size(user) for user in node.users)
         shape = program.shape_of(node)
-        if len(shape) < 2:
+        unknown = [d for d, size in enumerate(value.shape) if extent_of(size, names) is None]
+        if len(shape) < 2 and not is_fixed(node):
             yield node, f"shape {list(shape)} has fewer than 2 dimensions", "keep a batch dimension"
-        elif any(isinstance(size, str) for size in shape[1:]):
-            yield node, f"shape {list(shape)} is symbolic beyond dimension 0", "capture the model with that dimension fixed"
-        elif lead_of(value.shape[0], names) is None:
-            yield node, f"dimension 0, {shape[0]}, is not a multiple of one dynamic dimension", "keep the batch dimension whole"
-        elif value.dtype not in _TYPES:
-            yield node, f"type {value.dtype} has no kernel", "use float32, int8, uint8 or int32"
+        elif node in of_images and any(isinstance(size, str) for size in shape[1:]):
+            yield node, f"an image of shape {list(shape)} is symbolic beyond dimension 0", "capture the model with all but the batch fixed"
+        elif unknown:
+            reason = f"dimension {unknown[0]}, {shape[unknown[0]]}, is no sum of products of dynamic dimensions"
+            yield node, reason, "capture the model with that dimension fixed"
+        elif value.dtype not in (_TYPES_OF_FLOATS if free else _TYPES):
+            yield node, f"type {value.dtype} has no kernel", "use float32, bool, int8, uint8, int16, int32 or int64"
 
 
 def paddings_add(program: Program, target: Target) -> Found:
@@ -72,17 +89,17 @@ def paddings_add(program: Program, target: Target) -> Found:
             yield node, f"padding {list(arguments(node)['padding'])} is negative", "slice before the operator"
 
 
-def moves_are_static(program: Program, target: Target) -> Found:
-    """Slices of fixed dimensions by fixed numbers, expansions to the same number of dimensions."""
+def moves_are_found(program: Program, target: Target) -> Found:
+    """Slices and selections start from sizes that kernels know, and nothing is joined along a symbolic last dimension."""
+    names = program.symbols()
     for node in _calls(program):
         named = arguments(node)
-        if node.target is _aten.slice.Tensor and not is_identity(node):
-            chosen = [number for number in (named["start"], named["end"], named["step"]) if number is not None]
-            sizes = named["self"].meta["val"].shape[named["dim"]], *chosen
-            if not all(isinstance(size, int) for size in sizes):
-                yield node, f"dimension {named['dim']} is sliced by or along a dynamic size", "slice fixed dimensions by fixed numbers"
-        elif node.target is _aten.expand.default and len(named["size"]) != len(program.shape_of(named["self"])):
-            yield node, f"{list(program.shape_of(named['self']))} is expanded to {len(named['size'])} dimensions", "unsqueeze it before"
+        if node.target in (_aten.slice.Tensor, _aten.select.int) and not is_identity(node) and first_of(node, names) is None:
+            given = named["index" if node.target is _aten.select.int else "start"]
+            yield node, f"dimension {named['dim']} is read from {given} on, which is no number", "read from a number or a dynamic size on"
+        elif node.target is _fxp.concat.default and isinstance(program.shape_of(node)[-1], str):
+            if (named["axis"] + 1) % len(program.shape_of(node)) == 0:
+                yield node, f"joins along a last dimension of {program.shape_of(node)[-1]}", "transpose its operands before"
 
 
 def operands_match(program: Program, target: Target) -> Found:
@@ -93,9 +110,17 @@ def operands_match(program: Program, target: Target) -> Found:
             shapes = [program.shape_of(named[operand]) for operand in ("x", "y")]
             if len(shapes[0]) != len(shapes[1]):
                 yield node, f"combines shapes {list(shapes[0])} and {list(shapes[1])}", "reshape both to the same number of dimensions"
-        elif node.target in _PARAMETERS and named[_PARAMETERS[node.target]].meta["val"].shape[0] > 1:
-            if named["axis"] % len(program.shape_of(node)) == 0:
-                yield node, f"its {_PARAMETERS[node.target]} runs along dimension 0", "use one for the tensor or another axis"
+        elif node.target is _fxp.rotary.default:
+            ranks = [len(program.shape_of(named[operand])) for operand in ("x", "cosine", "sine")]
+            if len(set(ranks)) > 1:
+                yield node, f"its operands have {', '.join(map(str, ranks))} dimensions", "give them the same number of dimensions"
+            elif isinstance(program.shape_of(node)[-1], str):
+                yield node, "its last dimension is symbolic", "capture the model with that dimension fixed"
+        elif node.target in (_fxp.attention.default, _fxp.matmul.default) and len(program.shape_of(node)) < 3:
+            yield node, "it has no leading dimension", "unsqueeze its operands before"
+        elif node.target in _PARAMETERS and named["axis"] % len(program.shape_of(node)) == 0:
+            along = [name for name in _PARAMETERS[node.target] if named[name].meta["val"].shape[0] > 1]
+            yield from ((node, f"its {name} runs along dimension 0", "use one for the tensor or another axis") for name in along)
         elif node.target is _fxp.quantize.default and max(-named["qmin"], named["qmax"]) > 1 << 22:
             yield node, f"range [{named['qmin']}, {named['qmax']}] is too wide", "quantise to at most 22 bits"
 
@@ -115,12 +140,21 @@ def accumulators_fit(program: Program, target: Target) -> Found:
             yield node, f"its accumulator reaches {reach.max()} over u8 storage", "take tvm:x86-64, which keeps s8"
 
 
+def floats_are_wide(program: Program, target: Target) -> Found:
+    """Types in which the importer's kernels are as exact as PyTorch, in a float program and in islands."""
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        inside = program.stage == "float" or node.name in program.islands
+        if inside and isinstance(value, Tensor) and value.dtype not in _TYPES_OF_FLOATS:
+            yield node, f"type {value.dtype} in a float operator", "use float32"
+
+
 RULE_TABLE: tuple[Callable[[Program, Target], Found], ...] = (
     known_operators,
     constants_in_place,
     types_and_shapes,
     paddings_add,
-    moves_are_static,
+    moves_are_found,
     operands_match,
     accumulators_fit,
 )
@@ -128,16 +162,35 @@ RULE_TABLE: tuple[Callable[[Program, Target], Found], ...] = (
 
 def refusals(program: Program, target: Target) -> tuple[Refusal, ...]:
     """Every refusal; later rules build on earlier ones, so the first rule that finds any ends the search."""
+    return broken_rules(program, target) or (() if program.stage == "integer" else _not_imported(program))
+
+
+def broken_rules(program: Program, target: Target) -> tuple[Refusal, ...]:
+    """What the rules find; TVM's importer, which takes long, is not asked."""
     if program.stage not in target.stages:
         way_on = f"{target.name} takes {' or '.join(target.stages)} programs"
         return (Refusal("program", f"its stage is {program.stage}", way_on),)
-    for rule in RULE_TABLE:
+    for rule in {"float": (floats_are_wide,), "mixed": (*RULE_TABLE, floats_are_wide), "integer": RULE_TABLE}[program.stage]:
         found = tuple(Refusal(node.name, reason, way_on) for node, reason, way_on in rule(program, target))
         if found:
             return found
     return ()
 
 
+def _not_imported(program: Program) -> tuple[Refusal, ...]:
+    from .float_ import RefusedError, imported  # with it comes TVM
+
+    refused: list[Refusal] = []
+    for part in float_parts(program).values():
+        try:
+            imported(part)
+        except RefusedError as error:
+            refused += error.refusals
+    return tuple(refused)
+
+
 def _calls(program: Program) -> list[fx.Node]:
-    """The operators that compute tensors."""
-    return [node for node in program.graph.nodes if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)]
+    """The operators that compute tensors, islands aside."""
+    inside = island_nodes(program)
+    calls = (node for node in program.graph.nodes if node.op == "call_function" and node not in inside)
+    return [node for node in calls if isinstance(node.meta.get("val"), Tensor)]

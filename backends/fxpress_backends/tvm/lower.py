@@ -1,4 +1,4 @@
-"""physical plan ==> Relax module ==> shared library: the walker calls each group's kernel once, in order."""
+"""physical plan ==> Relax module ==> shared library: the walker calls each group's kernel, or island, once, in order."""
 
 from __future__ import annotations
 
@@ -9,37 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from fxpress_ir import Program
 from fxpress_ir.errors import BackendError
 from tvm import relax, tirx
 from tvm.support import cc
 
 from fxpress_backends.contract import Target
 
+from .check import check
 from .cpu import host_features, llvm_target
+from .float_ import blamed_on, imported, kernels
+from .islands import ENTRY, float_parts
 from .kernels import prim_func
-from .physical import Buffer, Plan
+from .physical import FUNCTION, RESULT, Buffer, Plan
+from .plan import plan
+from .sizes import dimensions, value
 
 
-def module_of(plan: Plan) -> Any:
-    """The Relax module: ``main`` takes the plain inputs and returns the tuple of plain outputs."""
-    symbols = {b.lead.symbol: tirx.Var(b.lead.symbol, "int64") for b in plan.buffers.values() if b.lead.symbol is not None}
+def module_of(plan: Plan, islands: Any = None) -> Any:
+    """The Relax module: ``main`` takes the plain inputs and returns the tuple of plain outputs.
+
+    Args:
+        islands: a module of the functions that the plan calls, to which the rest is added.
+    """
+    names = sorted(set(dimensions([buffer.sizes for buffer in plan.buffers.values()])))
+    symbols = {name: tirx.Var(name, "int64") for name in names}
 
     def type_of(buffer: Buffer) -> Any:
-        lead = buffer.lead.factor if buffer.lead.symbol is None else symbols[buffer.lead.symbol] * buffer.lead.factor
-        return relax.TensorType((lead, *buffer.middle, buffer.channels), buffer.dtype)
+        return relax.TensorType([value(size, symbols) for size in buffer.sizes], buffer.dtype)
 
-    builder = relax.BlockBuilder()
+    builder = relax.BlockBuilder(islands)
     inputs = [relax.Var(f"x{number}", type_of(plan.buffers[name])) for number, name in enumerate(plan.inputs)]
-    values = dict(zip(plan.inputs, inputs, strict=True))
     constants = {name: relax.const(tvm.runtime.tensor(array)) for name, array in plan.constants.items()}
-    with builder.function("main", inputs):
+    values = {**constants, **dict(zip(plan.inputs, inputs, strict=True))}
+    with builder.function(ENTRY, inputs):
         for group in plan.groups:
+            read = [values[name] for name in group.inputs]
             if group.kernel == "view":
-                values[group.output] = values[group.inputs[0]]
-                continue
-            kernel = builder.add_func(prim_func(plan, group), group.kernel)
-            operands = [*(values[name] for name in group.inputs), *(constants[name] for name in group.constants)]
-            values[group.output] = builder.emit(relax.call_tir(kernel, operands, type_of(plan.buffers[group.output])))
+                values[group.output] = read[0]
+            elif group.kernel == FUNCTION:
+                values[group.output] = builder.emit(relax.Call(islands.get_global_var(group.output), read))
+            elif group.kernel == RESULT:
+                given = builder.emit(relax.TupleGetItem(read[0], group.attributes["index"]))
+                buffer = plan.buffers.get(group.output)
+                values[group.output] = given if buffer is None else builder.match_cast(given, type_of(buffer))
+            else:
+                kernel = builder.add_func(prim_func(plan, group), group.kernel)
+                operands = [*read, *(constants[name] for name in group.constants), *(symbols[name] for name in plan.symbols(group))]
+                values[group.output] = builder.emit(relax.call_tir(kernel, operands, type_of(plan.buffers[group.output])))
         builder.emit_func_output(relax.Tuple([values[name] for name in plan.outputs]))
     return builder.get()
 
@@ -73,25 +90,33 @@ _LINKING = ("-Wl,--build-id=none", "-s")
 """No build id and no debug sections: they differ from one lowering of a program to the next."""
 
 
-def write(plan: Plan, target: Target, folder: Path) -> Mapping[str, Any]:
-    """Compile a plan into ``folder/model-<hash of its bytes>.so``; returns the manifest's details.
+def write(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
+    """Compile a program into ``folder/model-<hash of its bytes>.so``; returns the manifest's details.
 
     The name holds the hash because the system's loader takes two libraries of one path for the same: an artifact that is
     replaced while the old one is loaded would go on running the old one.
 
     Raises:
-        BackendError: the target is another kind of machine's, or no C compiler is found to link the library.
+        BackendError: the target is another kind of machine's, no C compiler is found to link the library, or TVM cannot
+            compile the program's floats to what PyTorch computes.
     """
     if target.features[0] not in host_features():
         raise BackendError(f"this machine is no {target.features[0]}", where=target.name, way_on="take tvm:native")
     if cc.get_cc() is None:
         raise BackendError("no C compiler to link the library", where=target.name, way_on="install gcc or clang, or set CXX")
-    settings = llvm_target(target)
-    executable = relax.build(module_of(plan), tvm.target.Target(settings), relax_pipeline=tvm.transform.Sequential(list(_LOWERING)))
+    settings, parts = llvm_target(target), float_parts(program)
+    compiled_for = tvm.target.Target(settings)
+    planned = None if program.stage == "float" else plan(program, target)
+    with blamed_on(parts):
+        module = kernels({name: imported(part) for name, part in parts.items()}, compiled_for) if parts else None
+        module = module if planned is None else module_of(planned, module)
+        executable = relax.build(module, compiled_for, relax_pipeline=tvm.transform.Sequential(list(_LOWERING)))
     with tempfile.TemporaryDirectory(dir=folder) as workshop:
         linked = Path(workshop) / "model.so"
         executable.export_library(str(linked), options=list(_LINKING))
+        check(program, parts, linked)
         library = f"model-{hashlib.sha256(linked.read_bytes()).hexdigest()[:16]}.so"
         linked.replace(folder / library)
-    groups = [{"kernel": group.kernel, "nodes": list(group.nodes), "why": group.why} for group in plan.groups]
-    return {"library": library, "llvm_target": settings, "features": list(target.features), "groups": groups}
+    groups = () if planned is None else planned.groups
+    calls = [{"kernel": group.kernel, "nodes": list(group.nodes), "why": group.why} for group in groups if group.kernel != RESULT]
+    return {"library": library, "llvm_target": settings, "features": list(target.features), "groups": calls}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,30 +11,41 @@ from fxpress_ir.ops import arguments
 from numpy.typing import NDArray
 from torch import fx
 
+from . import pack
 from .draft import Draft
 from .gather import HOLE, Gather, joined, taken, whole
-from .nodes import is_identity, loop_of
+from .nodes import is_identity
+from .sizes import Size
 
 _aten = torch.ops.aten
 
 
 def rearrange(draft: Draft, node: fx.Node) -> None:
     """A shape operator."""
-    if is_identity(node):
+    if is_identity(node) or draft.known(node) is not None:
         return
-    if node.target is _aten.slice.Tensor:
+    if node.target is _aten.slice.Tensor and _by_tables(draft, node):
         _slice(draft, node)
-    elif node.target is _aten.expand.default:
+    elif node.target is _aten.expand.default and _by_tables(draft, node):
         _expand(draft, node)
     else:
         draft.chain(node)
 
 
-def _along(node: fx.Node, moved: Gather, indices: Mapping[int, NDArray[np.int64]], fill: int | None = None) -> Gather:
+def _by_tables(draft: Draft, node: fx.Node) -> bool:
+    """The dimensions that change, the innermost one and the ends of a slice are numbers."""
+    if node.target is _aten.slice.Tensor and len(node.all_input_nodes) > 1:
+        return False
+    before, after = draft.extents(arguments(node)["self"]), draft.extents(node)
+    if len(before) != len(after) or isinstance(draft.stored(node).innermost, Size):
+        return False
+    return not any(isinstance(size, Size) for sizes in zip(before, after, strict=True) if sizes[0] != sizes[1] for size in sizes)
+
+
+def _along(draft: Draft, node: fx.Node, moved: Gather, indices: Mapping[int, NDArray[np.int64]], fill: int | None = None) -> Gather:
     """What is taken along several logical dimensions."""
-    rank = len(node.meta["val"].shape)
     for dimension, chosen in indices.items():
-        moved = taken(moved, loop_of(rank, dimension), chosen, fill)
+        moved = taken(moved, draft.loop_of(node, dimension), chosen, fill)
     return moved
 
 
@@ -41,21 +53,31 @@ def _slice(draft: Draft, node: fx.Node) -> None:
     named = arguments(node)
     size = named["self"].meta["val"].shape[named["dim"]]
     chosen = np.arange(size)[named["start"] : named["end"] : named["step"]]
-    draft.move(node, _along(node, draft.moved(named["self"]), {named["dim"]: chosen}))
+    draft.move(node, _along(draft, node, draft.moved(named["self"]), {named["dim"]: chosen}))
 
 
 def _expand(draft: Draft, node: fx.Node) -> None:
-    """Dimensions of size 1 are read again and again; kernels see to that for a dynamic first one."""
+    """Dimensions of size 1 are read again and again."""
     source = arguments(node)["self"]
-    before, after = source.meta["val"].shape, node.meta["val"].shape
-    fixed = {d: size for d, size in enumerate(after) if isinstance(size, int) and isinstance(before[d], int) and size != before[d]}
-    moved = whole(draft.buffer(source)) if isinstance(before[0], int) and not isinstance(after[0], int) else draft.moved(source)
-    draft.move(node, _along(node, moved, {d: np.zeros(size, np.int64) for d, size in fixed.items()}))
+    before, after = draft.extents(source), draft.extents(node)
+    grown = {d: np.zeros(size, np.int64) for d, size in enumerate(after) if isinstance(size, int) and size != before[d]}
+    draft.move(node, _along(draft, node, draft.moved(source), grown))
+
+
+def embedding(draft: Draft, node: fx.Node) -> None:
+    """Rows of the table as readers store them; its numbers are read as they enter, or as rows."""
+    named, stored = arguments(node), draft.stored(node)
+    ids, result = draft.in_rows(named["indices"]), draft.rows_like(stored)
+    table = draft.program.tensors[str(named["weight"].target)].numpy()
+    held = replace(result, lead=len(table), shape=table.shape[1:])
+    draft.emit("embedding", [ids], result, [node], constants={"table": pack.stored_array(table, held)})
+    if result != stored:
+        draft.emit("rearrange", [result], stored, [node], {"steps": []})
 
 
 def select2d(draft: Draft, node: fx.Node) -> None:
     named = arguments(node)
-    draft.move(node, _along(node, draft.moved(named["x"]), {2: np.array(named["rows"]), 3: np.array(named["columns"])}))
+    draft.move(node, _along(draft, node, draft.moved(named["x"]), {2: np.array(named["rows"]), 3: np.array(named["columns"])}))
 
 
 def insert_zeros(draft: Draft, node: fx.Node) -> None:
@@ -86,14 +108,14 @@ def _fill(draft: Draft, node: fx.Node, indices: Mapping[int, NDArray[np.int64]],
     moved = draft.moved(x)
     if any(part.fill not in (None, fill) for part in moved.parts):
         moved = whole(draft.buffer(x))
-    draft.move(node, _along(node, moved, indices, fill))
+    draft.move(node, _along(draft, node, moved, indices, fill))
 
 
 def concat(draft: Draft, node: fx.Node) -> None:
-    named, rank = arguments(node), len(node.meta["val"].shape)
+    named = arguments(node)
     values: Sequence[fx.Node] = named["xs"]
-    loop = loop_of(rank, named["axis"])
-    if loop == rank - 1:
+    loop = draft.loop_of(node, named["axis"])
+    if loop == len(node.meta["val"].shape) - 1:
         draft.move(node, joined([draft.moved(x) for x in values]))
     else:
         draft.emit("concat", [draft.buffer(x) for x in values], draft.stored(node), [node], {"axis": loop})

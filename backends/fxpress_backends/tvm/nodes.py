@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from fxpress_ir.ops import SHAPE_OPERATORS, arguments
+from fxpress_ir.ops import LOOKUP_OPERATORS, SHAPE_OPERATORS, arguments
 from torch import fx
-
-from .physical import Lead
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
 
+IMAGE_OPERATORS = frozenset(
+    operator.default for operator in (_fxp.conv2d, _fxp.max_pool2d, _fxp.sum_pool2d, _fxp.select2d, _fxp.insert_zeros, _fxp.pad2d)
+)
+"""Their kernels read and write images, whose channels lie innermost."""
+ROW_OPERATORS = LOOKUP_OPERATORS | {
+    operator.default for operator in (_fxp.linear, _fxp.matmul, _fxp.softmax, _fxp.attention, _fxp.normalize, _fxp.rotary)
+}
+"""Their kernels read and write rows; what lies otherwise is copied before and after."""
 
-def lead_of(size: Any, names: Mapping[str, str]) -> Lead | None:
-    """Dimension 0 as a number or a multiple of one named dimension; None where it is something else."""
-    if isinstance(size, int):
-        return Lead(size)
-    factor, symbol = size.node.expr.as_coeff_Mul()
-    return Lead(int(factor), names[str(symbol)]) if factor.is_Integer and str(symbol) in names else None
+
+PICKING = frozenset({_aten.slice.Tensor, _aten.select.int, _aten.expand.default})
+"""Shape operators that read some elements, or one again and again."""
 
 
 def dtype_of(node: fx.Node) -> str:
     return str(node.meta["val"].dtype).removeprefix("torch.")
 
 
+def plain_name(node: fx.Node) -> str:
+    """The name of a node's value as callers and islands see it."""
+    return f"{node.name}.plain"
+
+
 def sizes_of(node: fx.Node) -> tuple[str, ...]:
     """The shape as text, so that symbolic sizes compare without a guard."""
     return tuple(map(str, node.meta["val"].shape))
-
-
-def loop_of(rank: int, dimension: int) -> int:
-    """A logical dimension's place among the physical ones ``[lead, *outer, channels]``: images are NHWC."""
-    return ([0, 2, 3, 1] if rank == 4 else list(range(rank))).index(dimension % rank)
 
 
 def permutation_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -56,6 +56,14 @@ def is_identity(node: fx.Node) -> bool:
     return sizes_of(arguments(node)["self"]) == sizes_of(node) and (order is None or order == tuple(range(len(order))))
 
 
+def is_fixed(node: fx.Node) -> bool:
+    """A tensor of the program, or what only moves one by numbers."""
+    if node.op == "get_attr" or node.target not in SHAPE_OPERATORS:
+        return node.op == "get_attr"
+    by_numbers = len(node.all_input_nodes) == 1 and all(isinstance(size, int) for size in node.meta["val"].shape)
+    return by_numbers and is_fixed(node.all_input_nodes[0])
+
+
 def origin(node: fx.Node) -> fx.Node:
     """The node whose value a chain of identities repeats."""
     return origin(arguments(node)["self"]) if is_identity(node) else node
@@ -66,13 +74,17 @@ def readers(node: fx.Node) -> list[fx.Node]:
     return [reader for user in node.users for reader in (readers(user) if is_identity(user) else [user])]
 
 
-def epilogue_of(node: fx.Node) -> fx.Node | None:
-    """The requantisation per channel that alone reads an accumulator: it runs in the registers of the accumulating kernel."""
+def epilogue_of(node: fx.Node, image: bool = True) -> fx.Node | None:
+    """The requantisation per channel that alone reads an accumulator: it runs in the registers of the accumulating kernel.
+
+    Args:
+        image: a tensor of four dimensions has its channels in dimension 1; otherwise in the last.
+    """
     if [user.target for user in node.users] != [_fxp.requantize.default]:
         return None
     user = next(iter(node.users))
     rank = len(node.meta["val"].shape)
-    channel = 1 if rank == 4 and node.target is not _fxp.linear.default else rank - 1
+    channel = 1 if rank == 4 and image and node.target not in ROW_OPERATORS else rank - 1
     named = arguments(user)
     return user if named["b"].meta["val"].numel() == 1 or named["axis"] % rank == channel else None
 

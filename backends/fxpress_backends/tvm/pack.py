@@ -11,6 +11,7 @@ from fxpress_ir.dyadic import saturation_bounds
 from numpy.typing import NDArray
 
 from .physical import Buffer
+from .sizes import Size
 
 LANES = 16
 """Output channels that one vector holds: 16 int32 in 512 bits."""
@@ -20,8 +21,17 @@ BYTES = LANES * WORD
 """Bytes of a vector."""
 
 
-def rounded_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+def columns(buffer: Buffer) -> int:
+    """How many entries a table of per-channel parameters has: one a stored channel, one vector for all where their number is symbolic."""
+    return LANES if isinstance(buffer.innermost, Size) else buffer.innermost
+
+
+def line(buffer: Buffer) -> int:
+    """The elements of the innermost dimensions that are numbers, two at most; 1 where not even the innermost one is."""
+    if isinstance(buffer.innermost, Size):
+        return 1
+    outer = buffer.outer[-1] if buffer.outer else 1
+    return buffer.innermost * (outer if isinstance(outer, int) else 1)
 
 
 def weights_by_lane(weight: NDArray[Any], channels: int) -> NDArray[np.int8]:
@@ -92,6 +102,21 @@ def tables_by_byte(table: NDArray[Any], rows: int, source: Buffer, result: Buffe
     filled = np.zeros((rows, 256), np.int64)
     filled[: len(table), : table.shape[1]] = table[:, :256] + result.zero
     return np.roll(filled, 128 if source.dtype == "int8" else 0, 1).astype(result.dtype)
+
+
+def stored_array(values: NDArray[Any], buffer: Buffer) -> NDArray[Any]:
+    """A tensor as its buffer holds it; what lies beyond its channels is 0, a halo is the zero point."""
+    held = values.astype(np.int64) + buffer.zero
+    if buffer.layout == "rows":
+        filled = np.zeros((*held.shape[:-1], buffer.channels), buffer.dtype)
+        filled[..., : held.shape[-1]] = held
+        return filled
+    top, left, bottom, right = buffer.halo
+    around = ((0, 0), (top, bottom), (left, right), (0, 0))
+    image = np.pad(held.transpose(0, 2, 3, 1), around, constant_values=buffer.zero)
+    filled = np.zeros((*image.shape[:3], buffer.channels), buffer.dtype)
+    filled[..., : image.shape[3]] = image
+    return filled if buffer.middle else filled.reshape(len(held), buffer.channels)
 
 
 def spread(values: NDArray[Any], channels: int, fill: int = 0) -> NDArray[np.int64]:

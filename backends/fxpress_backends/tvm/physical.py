@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
+from .sizes import Extent, Size, dimensions
+
 NO_HALO = (0, 0, 0, 0)
-
-
-@dataclass(frozen=True)
-class Lead:
-    """The size of dimension 0: a number, or a multiple of a dimension that stays symbolic."""
-
-    factor: int
-    symbol: str | None = None
-
-    def __str__(self) -> str:
-        if self.symbol is None:
-            return str(self.factor)
-        return self.symbol if self.factor == 1 else f"{self.factor}*{self.symbol}"
+FUNCTION, RESULT = "island", "result"
+"""No kernels: the call of a float island's function, and one of the values that it gives, which may have any shape."""
 
 
 @dataclass(frozen=True)
@@ -33,38 +23,63 @@ class Buffer:
         name: of the node whose value it holds.
         lead, shape: the logical shape ``[lead, *shape]``, in the program's order (NCHW).
         layout: ``NHWC``, or ``rows`` for row-major.
-        channels: elements of the innermost physical dimension; those beyond the logical ones hold anything.
+        innermost: elements of the innermost physical dimension; those beyond the logical ones hold anything.
         halo: rows and columns of the zero point around an image: top, left, bottom, right (NHWC only).
         dtype: of the storage.
         zero: what the storage holds for the integer 0.
     """
 
     name: str
-    lead: Lead
-    shape: tuple[int, ...]
+    lead: Extent
+    shape: tuple[Extent, ...]
     layout: str
-    channels: int
+    innermost: Extent
     halo: tuple[int, int, int, int]
     dtype: str
     zero: int = 0
 
     @property
-    def logical_channels(self) -> int:
+    def channels(self) -> int:
+        """`innermost` of a tensor whose channels are a number."""
+        assert isinstance(self.innermost, int), f"{self.name} has {self.innermost} channels"
+        return self.innermost
+
+    @property
+    def logical_innermost(self) -> Extent:
         return self.shape[0] if self.layout == "NHWC" else self.shape[-1]
 
     @property
-    def outer(self) -> tuple[int, ...]:
+    def logical_channels(self) -> int:
+        """`logical_innermost` of a tensor whose channels are a number."""
+        assert isinstance(self.logical_innermost, int), f"{self.name} has {self.logical_innermost} channels"
+        return self.logical_innermost
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of an image; they are numbers."""
+        height, width = self.shape[1:]
+        assert isinstance(height, int), self.layout
+        assert isinstance(width, int), self.layout
+        return height, width
+
+    @property
+    def outer(self) -> tuple[Extent, ...]:
         """The logical dimensions between the first and the innermost physical one."""
         return self.shape[1:] if self.layout == "NHWC" else self.shape[:-1]
 
     @property
-    def middle(self) -> tuple[int, ...]:
+    def middle(self) -> tuple[Extent, ...]:
         """The physical dimensions between the first and the innermost one; an image of one position has none."""
         if self.layout == "rows":
             return self.shape[:-1]
-        top, left, bottom, right = self.halo
-        padded = (self.shape[1] + top + bottom, self.shape[2] + left + right)
+        (height, width), (top, left, bottom, right) = self.pixels, self.halo
+        padded = (height + top + bottom, width + left + right)
         return () if padded == (1, 1) else padded
+
+    @property
+    def sizes(self) -> tuple[Extent, ...]:
+        """The physical dimensions."""
+        return (self.lead, *self.middle, self.innermost)
 
     @property
     def row_major(self) -> bool:
@@ -72,12 +87,12 @@ class Buffer:
         return self.layout == "rows" or self.middle == ()
 
     @property
-    def image_elements(self) -> int:
-        """Stored elements for each index of dimension 0."""
-        return prod(self.middle) * self.channels
+    def order(self) -> tuple[int, ...]:
+        """The logical dimensions in the order in which they lie in memory, the innermost last."""
+        return (0, 2, 3, 1) if self.layout == "NHWC" else tuple(range(1 + len(self.shape)))
 
     def __str__(self) -> str:
-        stored = ", ".join(map(str, (self.lead, *self.middle, self.channels)))
+        stored = ", ".join(map(str, self.sizes))
         parts = [f"{self.dtype}[{stored}]"]
         parts += [f"{self.layout} of [{', '.join(map(str, (self.lead, *self.shape)))}]"] if self.layout == "NHWC" else []
         parts += [f"halo {' '.join(map(str, self.halo))}"] if self.halo != NO_HALO else []
@@ -105,7 +120,19 @@ class Group:
 
 
 def _setting(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    parts = list(map(_setting, value))
+    return f"[{' '.join(parts)}]" if any(isinstance(item, (list, tuple)) for item in value) else "x".join(parts)
+
+
+def _plain(data: Any) -> Any:
+    """Sizes as text; everything else as it is."""
+    if isinstance(data, Size):
+        return str(data)
+    if isinstance(data, (list, tuple)):
+        return [_plain(item) for item in data]
+    return {key: _plain(item) for key, item in data.items()} if isinstance(data, Mapping) else data
 
 
 @dataclass(frozen=True)
@@ -118,6 +145,12 @@ class Plan:
     groups: tuple[Group, ...]
     outputs: tuple[str, ...]
     constants: Mapping[str, NDArray[Any]]
+
+    def symbols(self, group: Group) -> tuple[str, ...]:
+        """The dimensions that a group's kernel has to know."""
+        buffers = [self.buffers[name] for name in (*group.inputs, group.output)]
+        extents = [[buffer.lead, buffer.shape, buffer.innermost] for buffer in buffers]
+        return tuple(sorted({*dimensions(extents), *dimensions(list(group.attributes.values()))}))
 
     def __str__(self) -> str:
         lines = [f"plan for {self.target}"]
@@ -132,8 +165,8 @@ class Plan:
         return {
             "target": self.target,
             "inputs": list(self.inputs),
-            "buffers": [asdict(buffer) for buffer in self.buffers.values()],
-            "groups": [{**asdict(group), "attributes": dict(group.attributes)} for group in self.groups],
+            "buffers": [_plain(vars(buffer)) for buffer in self.buffers.values()],
+            "groups": [_plain(vars(group)) for group in self.groups],
             "outputs": list(self.outputs),
             "constants": {name: [str(array.dtype), *map(int, array.shape)] for name, array in self.constants.items()},
         }

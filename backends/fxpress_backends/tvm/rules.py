@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from fxpress_ir.ops import arguments
 from torch import fx
 
 from . import moves, pack
 from .accumulators import accumulate, epilogue, finish, finish_sum, window
+from .attention import attention, softmax
 from .draft import Draft
-from .nodes import loop_of
+from .normalize import finish_row, map_of, normalize
+from .rotary import rotary
 
 Rule = Callable[[Draft, fx.Node], None]
 
@@ -26,9 +29,13 @@ def _requantize(draft: Draft, node: fx.Node) -> None:
 
 def _axis(draft: Draft, node: fx.Node, values: fx.Node) -> tuple[int, int]:
     """The physical dimension along which parameters run, and how many it stores; one parameter goes to every channel."""
-    result, rank = draft.stored(node), len(node.meta["val"].shape)
-    axis = rank - 1 if values.meta["val"].shape[0] == 1 else loop_of(rank, arguments(node)["axis"])
-    return axis, result.channels if axis == rank - 1 else result.outer[axis - 1]
+    result, last = draft.stored(node), len(node.meta["val"].shape) - 1
+    axis = last if values.meta["val"].shape[0] == 1 else draft.loop_of(node, arguments(node)["axis"])
+    if axis == last:
+        return axis, pack.columns(result)
+    size = result.outer[axis - 1]
+    assert isinstance(size, int), "a constant runs along it"
+    return axis, size
 
 
 def _quantize(draft: Draft, node: fx.Node) -> None:
@@ -63,10 +70,29 @@ def _lut(draft: Draft, node: fx.Node) -> None:
         packed, settings = pack.tables_by_byte(table, size, source, result), {"axis": axis}
         draft.emit("lut", [source], result, [node], settings, {"table": packed}, f"a table for each of {len(table)}")
         return
-    line = result.outer[-1] * result.channels if result.outer else result.channels
+    line = pack.line(result)
     kernel = "lut_permute" if draft.byte_permutes and line >= pack.BYTES else "lut"
     why = "" if kernel == "lut_permute" else f"{line} bytes in a row" if draft.byte_permutes else "the target has no AVX512-VBMI"
     draft.emit(kernel, [source], result, [node], {}, {"table": pack.tables_by_byte(table, 1, source, result)}, why)
+
+
+def _lut16(draft: Draft, node: fx.Node) -> None:
+    """Knots as they are, one table or one for each stored index of the axis."""
+    named, result = arguments(node), draft.stored(node)
+    table, (axis, size) = draft.constant(named["table"]).astype(np.int16), _axis(draft, node, named["table"])
+    settings = {"axis": axis} if len(table) > 1 else {}
+    packed = np.pad(table, ((0, size - len(table)), (0, 0))) if settings else table
+    draft.emit("lut16", [draft.buffer(named["x"])], result, [node], settings, {"table": packed})
+
+
+def _affine(draft: Draft, node: fx.Node) -> None:
+    if finish_row(draft, node):
+        return
+    named = arguments(node)
+    more = max((named["g"], named["b"]), key=lambda values: values.meta["val"].shape[0])
+    axis, size = _axis(draft, node, more)
+    tables, settings = map_of(draft, node, size)
+    draft.emit("affine", [draft.buffer(named["u"])], draft.stored(node), [node], {**settings, "axis": axis}, tables)
 
 
 RULES: dict[str, Rule] = {
@@ -80,9 +106,16 @@ RULES: dict[str, Rule] = {
     "add": _add,
     "max_pool2d": _max_pool2d,
     "lut": _lut,
+    "lut16": _lut16,
     "select2d": moves.select2d,
     "insert_zeros": moves.insert_zeros,
     "pad2d": moves.pad2d,
     "concat": moves.concat,
+    "normalize": normalize,
+    "affine": _affine,
+    "matmul": accumulate,
+    "softmax": softmax,
+    "attention": attention,
+    "rotary": rotary,
 }
 """The planner's rule for each row of the operator table."""

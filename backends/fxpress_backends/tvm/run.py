@@ -15,6 +15,7 @@ from tvm import relax
 from fxpress_backends.contract import Arrays
 
 from .cpu import host_features
+from .islands import ENTRY
 
 POOL_SIZE = "TVM_NUM_THREADS"
 """Read by TVM when a thread first runs a parallel kernel; TVM's own default is half of the CPUs."""
@@ -35,15 +36,20 @@ class TvmRunner:
         self._threads = threads
         claim_threads(threads)
         try:
-            machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+            self._main = machine(library)[ENTRY]
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"TVM cannot load {library.name}: {error}", way_on="lower the program again") from error
-        self._main = machine["main"]
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
         """Execute once."""
         claim_threads(self._threads)
         return tuple(output.numpy() for output in self._main(*(tvm.runtime.tensor(value) for value in inputs)))
+
+
+def machine(library: Path) -> Any:
+    """The functions of a library by name; each takes TVM's tensors."""
+    os.environ.setdefault(POOL_SIZE, str(logical_cpus()))
+    return relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
 
 
 def logical_cpus() -> int:

@@ -13,6 +13,9 @@ REGISTERS = 32
 COLUMN_SUMS = 14
 """Sums of a depthwise tile; half of the registers are left to weights and interleaved rows."""
 
+MATRIX_ROWS = 8
+"""Rows that share a load of a computed matrix: 8 sums hide most of a dot product's latency."""
+
 LOOP_COLUMNS = 4
 """Pixels that share one load of weights in the plain loops; from two on the gain is the same on 16 registers and on 32."""
 

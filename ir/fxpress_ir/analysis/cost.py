@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from .aliases import shares_memory
 from .liveness import peak
 from .sizes import concrete_size
 
-_aten = torch.ops.aten
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+_ATTENTIONS = {"scaled_dot_product_attention", "attention"}
 _PRODUCTS = {"linear": 0, "matmul": 0, "bmm": 0, "mm": 0, "addmm": 1, "baddbmm": 1}
 """Matrix products, with the position of the operand whose last dimension is summed over."""
 
@@ -60,7 +59,7 @@ def cost(graph: fx.Graph, tensors: Mapping[str, Tensor], symbols: Mapping[str, i
             return prod(shape(node.args[0])) * prod(shape(node.args[1])[1:])  # type: ignore[arg-type]
         if operator in _PRODUCTS:
             return prod(shape(node)) * shape(node.args[_PRODUCTS[operator]])[-1]  # type: ignore[arg-type]
-        if node.target is _aten.scaled_dot_product_attention.default:
+        if operator in _ATTENTIONS:
             query, key = (shape(operand) for operand in node.args[:2])  # type: ignore[arg-type]
             return prod(query) * key[-2] + prod(shape(node)) * key[-2]
         return 0

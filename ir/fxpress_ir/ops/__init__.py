@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 
-from . import border, linear, move, pool, product, requantize, table
+from . import attention, border, linear, matmul, move, normalize, pool, product, requantize, rotary, softmax, table
+from .attention import KEPT_BITS, LEAST_SCORE, prove_mean, prove_scores
 from .border import quantize_channels
 from .library import Fact, Interval, Operator, Proof, arguments, constant
+from .reciprocal import RECIPROCAL_TABLE
+from .rsqrt import RSQRT_TABLE
+from .table import CHORD_BITS, KNOTS
 
 OPERATORS: dict[Any, Operator] = {
     row.overload: row
@@ -25,10 +29,17 @@ OPERATORS: dict[Any, Operator] = {
         pool.sum_pool2d,
         product.multiply,
         table.lut,
+        table.lut16,
         move.concat,
         move.pad2d,
         move.select2d,
         move.insert_zeros,
+        normalize.normalize,
+        normalize.affine,
+        rotary.rotary,
+        matmul.matmul,
+        softmax.softmax,
+        attention.attention,
     )
 }
 """Every operator of the ``fxp`` namespace, by its overload."""
@@ -48,6 +59,7 @@ SHAPE_OPERATORS = frozenset(
         _aten.squeeze.dim,
         _aten.squeeze.dims,
         _aten.slice.Tensor,
+        _aten.select.int,
         _aten.expand.default,
         _aten.contiguous.default,
         _aten.clone.default,
@@ -55,19 +67,34 @@ SHAPE_OPERATORS = frozenset(
 )
 """ATen operators that move values without changing them; every stage may hold them."""
 
+LOOKUP_OPERATORS = frozenset({_aten.embedding.default})
+"""ATen operators that take rows of a table, their first operand, by number; an integer stage may hold them over integer constants.
+
+A number outside the table is an error of the runtime's choosing: it raises, or it takes some row of the table.
+"""
+
 SIZE_OPERATORS = frozenset({_aten.sym_size.int})
 """Operators that give a dimension's size; their results are arguments of shape operators."""
 
 __all__ = [
+    "CHORD_BITS",
     "INTEGER_OPERATORS",
     "OPERATORS",
     "SHAPE_OPERATORS",
     "SIZE_OPERATORS",
     "Fact",
     "Interval",
+    "KNOTS",
+    "LEAST_SCORE",
+    "LOOKUP_OPERATORS",
+    "KEPT_BITS",
     "Operator",
     "Proof",
+    "RECIPROCAL_TABLE",
+    "RSQRT_TABLE",
     "arguments",
     "constant",
+    "prove_mean",
+    "prove_scores",
     "quantize_channels",
 ]

@@ -1,4 +1,4 @@
-"""acc = sum x * w + bias in int32: convolution and linear on 8-bit tensors with zero point 0."""
+"""acc = sum x * w + bias in int32: convolution and linear on 8-bit and 16-bit tensors with zero point 0."""
 
 from __future__ import annotations
 

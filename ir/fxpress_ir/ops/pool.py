@@ -11,7 +11,7 @@ from .library import Fact, Interval, Intervals, Proof, Tensors, arguments, check
 
 def _max_pool2d(x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> Tensor:
     top, left, bottom, right = padding
-    # float32 holds every 8-bit integer; -inf never wins, so padding adds no value
+    # float32 holds every 16-bit integer; -inf never wins, so padding adds no value
     padded = functional.pad(x.float(), (left, right, top, bottom), value=float("-inf"))
     return functional.max_pool2d(padded, kernel, stride, 0, dilation).to(x.dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ..dyadic import saturation_bounds
@@ -48,20 +49,30 @@ def _rounded(node: fx.Node, low: np.ndarray, high: np.ndarray, c: int, qmin: int
     return Proof(Interval.of(int(ends[0].min()), int(ends[1].max())), facts)
 
 
-def _prove_requantize(node: fx.Node, intervals: Intervals, tensors: Tensors) -> Proof:
-    named = arguments(node)
-    b, c, qmin, qmax = constant(named["b"], tensors), named["c"], named["qmin"], named["qmax"]
+def prove_rescaling(node: fx.Node, x: Interval, b: NDArray[np.int64], c: int, qmin: int, qmax: int, dtype: torch.dtype) -> Proof:
+    """The interval of clamp(rne(x * b / 2**c)) and what its arithmetic needs, for x pre-clipped to what does not saturate.
+
+    Args:
+        x: bounds of shape () or as b's.
+        b: multipliers, shape [channels] or [1].
+    """
     multiplier = Fact(node.name, "multiplier", int(b.min()), int(b.max()), 1, (1 << 15) - 1)
     if not multiplier.holds or not 1 <= c <= 31:
         return Proof(Interval.of(qmin, qmax), (multiplier, Fact(node.name, "shift", c, c, 1, 16)))
     bound_low, bound_high = saturation_bounds(b, c, qmin, qmax)
+    low, high = np.clip(x.low, bound_low, bound_high), np.clip(x.high, bound_low, bound_high)
+    proof = _rounded(node, low * b, high * b, c, qmin, qmax, dtype)
+    clip = Fact.fits(node.name, "pre-clip bounds", bound_low, bound_high, 32)
+    return Proof(proof.interval, (multiplier, clip, *proof.facts))
+
+
+def _prove_requantize(node: fx.Node, intervals: Intervals, tensors: Tensors) -> Proof:
+    named = arguments(node)
     x, rank = intervals[named["x"]], named["x"].meta["val"].dim()
     if x.axis is not None and (x.axis - named["axis"]) % rank:
         x = x.hull()  # the multipliers run along another axis than the bounds
-    low, high = np.clip(x.low, bound_low, bound_high), np.clip(x.high, bound_low, bound_high)
-    proof = _rounded(node, low * b, high * b, c, qmin, qmax, named["dtype"])
-    clip = Fact.fits(node.name, "pre-clip bounds", bound_low, bound_high, 32)
-    return Proof(proof.interval, (multiplier, clip, *proof.facts))
+    settings = [named[key] for key in ("c", "qmin", "qmax", "dtype")]
+    return prove_rescaling(node, x, constant(named["b"], tensors), *settings)
 
 
 def _prove_add(node: fx.Node, intervals: Intervals, tensors: Tensors) -> Proof:

@@ -1,21 +1,21 @@
-"""Facts measured on calibration data: lazy, cached by program and kind."""
+"""Facts measured on calibration data: lazy, cached by program and kind, kept in a folder where one is named."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
 
 from fxpress_ir import Program
+from fxpress_ir.errors import CalibrationError
 
 from ..contract import Progress
 from .calibration import Batch, Calibration
 from .histogram import Histogram
 from .range import Range
-from .ranges import Histograms, Ranges
+from .ranges import Fact, Histograms, Observer, Ranges
+from .resume import resumed
+from .states import States, merge_calibration
 
-Observer = TypeVar("Observer", Ranges, Histograms)
-
-__all__ = ["Batch", "Calibration", "Evidence", "Histogram", "Range"]
+__all__ = ["Batch", "Calibration", "Evidence", "Histogram", "Range", "States", "merge_calibration"]
 
 
 class Evidence:
@@ -23,13 +23,28 @@ class Evidence:
 
     A fact is cached by the hash of the program that it was measured on, so nothing stale is ever served; a pass that
     changes the graph makes the next question a new measurement.
+
+    Args:
+        calibration: the data; None where `states` holds all that will be asked for.
+        progress: called with ("calibrating", batches done, batches in all or 0 where that is not known).
+        states: a folder of measurements: taken from there, gone on with and kept there.
     """
 
-    def __init__(self, calibration: Calibration, progress: Progress | None = None) -> None:
-        self.calibration = calibration
-        self._progress = progress
+    def __init__(self, calibration: Calibration | None, progress: Progress | None = None, states: States | None = None) -> None:
+        self._calibration, self._progress, self._states = calibration, progress, states
         self._ranges: dict[str, Mapping[str, Range]] = {}
         self._histograms: dict[str, Mapping[str, Histogram]] = {}
+
+    @property
+    def calibration(self) -> Calibration:
+        """The data.
+
+        Raises:
+            CalibrationError: there are none, only a state.
+        """
+        if self._calibration is None:
+            raise CalibrationError("this pass needs calibration data, not only a state", way_on="give the data too")
+        return self._calibration
 
     def first(self, program: Program) -> Batch:
         """The first calibration batch."""
@@ -38,19 +53,43 @@ class Evidence:
     def ranges(self, program: Program) -> Mapping[str, Range]:
         """Range of every floating-point value, by node name; memory holds one batch's live values."""
         if program.hash not in self._ranges:
-            self._ranges[program.hash] = self._observed(Ranges(program), program).found
+            self._ranges[program.hash] = self._observed(Ranges, program)
         return self._ranges[program.hash]
 
     def histograms(self, program: Program) -> Mapping[str, Histogram]:
         """Histogram of every floating-point value, by node name; memory holds them and one batch's live values."""
         if program.hash not in self._histograms:
-            self._histograms[program.hash] = self._observed(Histograms(program), program).found
+            self._histograms[program.hash] = self._observed(Histograms, program)
         return self._histograms[program.hash]
 
-    def _observed(self, observer: Observer, program: Program) -> Observer:
-        total = len(self.calibration)
+    def _observed(self, kind: type[Observer[Fact]], program: Program) -> Mapping[str, Fact]:
+        if self._calibration is None and self._states is not None:
+            return _stored(kind, program, self._states)
+        if self._states is not None:
+            return resumed(kind, program, self.calibration, self._states, self._tell).found
+        observer = kind(program)
         for done, batch in enumerate(self.calibration.batches(program), start=1):
             observer.observe(batch)
-            if self._progress is not None:
-                self._progress("calibrating", done, total)
-        return observer
+            self._tell(done)
+        return observer.found
+
+    def _tell(self, done: int) -> None:
+        if self._progress is not None:
+            self._progress("calibrating", done, self.calibration.known)
+
+
+def _stored(kind: type[Observer[Fact]], program: Program, states: States) -> Mapping[str, Fact]:
+    """What a folder holds, where there are no data to measure on.
+
+    Raises:
+        CalibrationError: it holds nothing of this program, or a run that was interrupted.
+    """
+    state = states.read(kind.kind, program.hash)
+    if state is None:
+        what = f"holds no {kind.kind} of program {program.hash[:12]}"
+        raise CalibrationError(what, where=states.where, way_on="give the data, or the state of the same model and pipeline")
+    if not state.complete:
+        what = f"{kind.kind} of program {program.hash[:12]} were interrupted after {state.batches} batches"
+        raise CalibrationError(what, where=states.where, way_on="give the data to go on")
+    found: Mapping[str, Fact] = state.found
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sized
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +27,12 @@ class Calibration:
     def __init__(self, batches: Iterable[Any]) -> None:
         if isinstance(batches, Tensor) or not hasattr(batches, "__iter__"):
             raise CalibrationError(f"calibration is a {type(batches).__name__}", way_on="pass an iterable of input tuples")
-        self._spool: tempfile.TemporaryDirectory[str] | None = None
-        self._batches = self._spooled(batches) if isinstance(batches, Iterator) else batches
-
-    def _spooled(self, batches: Iterator[Any]) -> Iterable[Any]:
-        self._spool = tempfile.TemporaryDirectory(prefix="fxpress-calibration-")
-        folder = Path(self._spool.name)
-        files = []
-        for position, batch in enumerate(batches):
-            file = folder / f"{position}.safetensors"
-            tensors = as_batch(batch, position)
-            # copied, because one tensor may be given for two inputs and a file holds no memory twice
-            copies = [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in tensors]
-            save_file({f"{place:04}": copy for place, copy in enumerate(copies)}, file)
-            files.append(file)
-        return _Files(files)
+        self._batches = _Spool(batches) if isinstance(batches, Iterator) else batches
+        self._counted = 0
 
     def batches(self, program: Program) -> Iterator[Batch]:
         """The batches, each held to the program's inputs."""
-        count = 0
+        position = -1
         for position, batch in enumerate(self._batches):
             tensors = as_batch(batch, position)
             try:
@@ -56,9 +44,9 @@ class Calibration:
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     where = f"calibration batch {position}, input {spec.name!r}"
                     raise CalibrationError("holds NaN or infinity", where=where, way_on="remove or repair the sample")
-            count += 1
             yield tensors
-        if not count:
+        self._counted = position + 1
+        if not self._counted:
             raise CalibrationError("calibration holds no batch", way_on="pass at least one tuple of inputs")
 
     def first(self, program: Program) -> Batch:
@@ -66,18 +54,48 @@ class Calibration:
         return next(self.batches(program))
 
     def __len__(self) -> int:
-        return len(self._batches) if isinstance(self._batches, Sized) else sum(1 for _ in self._batches)
+        return self.known or sum(1 for _ in self._batches)
+
+    @property
+    def known(self) -> int:
+        """The number of batches; 0 where it is not known before the first walk."""
+        try:
+            return len(self._batches) if isinstance(self._batches, Sized) else self._counted
+        except TypeError:  # a DataLoader of an IterableDataset has a length that raises
+            return self._counted
 
 
-class _Files:
-    def __init__(self, files: list[Path]) -> None:
-        self._files = files
+class _Spool:
+    """What an iterator gives, written to disk while the first walk goes on, so that a second one can follow."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._rest, self._files = batches, list[Path]()
+        self._folder = tempfile.TemporaryDirectory(prefix="fxpress-calibration-")
+        self._failed: BaseException | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        return (tuple(tensor for _, tensor in sorted(load_file(file).items())) for file in self._files)
+        for position in count():
+            if position == len(self._files) and not self._draw():
+                return
+            yield tuple(tensor for _, tensor in sorted(load_file(self._files[position]).items()))
 
-    def __len__(self) -> int:
-        return len(self._files)
+    def _draw(self) -> bool:
+        """Write one more batch; False at the end. An iterator that failed once would end early the next time."""
+        if self._failed is not None:
+            raise self._failed
+        position = len(self._files)
+        try:
+            for batch in self._rest:
+                # copied, because one tensor may be given for two inputs and a file holds no memory twice
+                copies = [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in as_batch(batch, position)]
+                file = Path(self._folder.name) / f"{position}.safetensors"
+                save_file({f"{place:04}": copy for place, copy in enumerate(copies)}, file)
+                self._files.append(file)
+                return True
+        except BaseException as error:
+            self._failed = error
+            raise
+        return False
 
 
 def as_batch(batch: Any, position: int) -> Batch:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from fxpress_ir import Program
@@ -13,13 +14,28 @@ from .calibration import Batch
 from .histogram import Histogram
 from .range import Range
 
+Fact = TypeVar("Fact", Range, Histogram)
 
-class _Observer(fx.Interpreter):
-    """Runs a program batch by batch and folds each floating-point value into what was seen of it; values die at their last use."""
 
-    def __init__(self, program: Program) -> None:
+class Observer(fx.Interpreter, Generic[Fact]):
+    """Runs a program batch by batch and merges what each floating-point value was into what was seen of it before.
+
+    Values die at their last use. A batch counts whole or not at all: `found` is replaced after its last node, never changed.
+
+    Args:
+        found: what earlier batches gave.
+
+    Class attributes:
+        kind: the name of what it measures.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, program: Program, found: Mapping[str, Fact] | None = None) -> None:
         super().__init__(program.module)
         self.extra_traceback = False  # it would make an error's one line many
+        self.found: Mapping[str, Fact] = found or {}
+        self._new: dict[str, Fact] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -29,35 +45,42 @@ class _Observer(fx.Interpreter):
                 raise CalibrationError(
                     "the value is NaN or infinite on calibration data", where=n.name, way_on="check the model and the data"
                 )
-            self.fold(n.name, value, Range(low, high))
+            self._new[n.name] = self.fact(value, Range(low, high))
         return value
 
-    def fold(self, name: str, value: Tensor, seen: Range) -> None:
+    def fact(self, value: Tensor, seen: Range) -> Fact:
         raise TypeError("an observer says what it keeps")
 
     def observe(self, batch: Batch) -> None:
+        """Fold one batch in.
+
+        Raises:
+            CalibrationError: a value is NaN or infinite; nothing of the batch is kept.
+        """
+        self._new = {}
         with torch.no_grad():
             self.run(*batch)
+        self.found, self._new = merged(self.found, self._new), {}
 
 
-class Ranges(_Observer):
+def merged(one: Mapping[str, Fact], other: Mapping[str, Fact]) -> dict[str, Fact]:
+    """What two sets of batches showed, by node name."""
+    return {**one, **{name: fact if name not in one else one[name].merge(fact) for name, fact in other.items()}}
+
+
+class Ranges(Observer[Range]):
     """Keeps one `Range` a node."""
 
-    def __init__(self, program: Program) -> None:
-        super().__init__(program)
-        self.found: dict[str, Range] = {}
+    kind = "ranges"
 
-    def fold(self, name: str, value: Tensor, seen: Range) -> None:
-        self.found[name] = seen if name not in self.found else self.found[name].merge(seen)
+    def fact(self, value: Tensor, seen: Range) -> Range:
+        return seen
 
 
-class Histograms(_Observer):
+class Histograms(Observer[Histogram]):
     """Keeps one `Histogram` a node: 32 KiB each, whatever the data."""
 
-    def __init__(self, program: Program) -> None:
-        super().__init__(program)
-        self.found: dict[str, Histogram] = {}
+    kind = "histograms"
 
-    def fold(self, name: str, value: Tensor, seen: Range) -> None:
-        added = Histogram.of(value)
-        self.found[name] = added if name not in self.found else self.found[name].merge(added)
+    def fact(self, value: Tensor, seen: Range) -> Histogram:
+        return Histogram.of(value)

@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from fxpress_ir import Edit
-from fxpress_ir.dyadic import SHIFT_LIMIT_8, SHIFT_LIMIT_16, shift_for
+from fxpress_ir.dyadic import SHIFT_LIMIT_16, shift_for
 from fxpress_ir.errors import PassError
 from fxpress_ir.ops import arguments, quantize_channels
 from torch import Tensor, fx
 
+from .average import average_by_region
 from .elementwise import tabulate
+from .emit_sequence import SEQUENCES
 from .recognize import Recognition
 from .recognized import Recognized, Window
-from .scales import BIAS_LIMIT, Grid
+from .scales import BIAS_LIMIT, Grid, shift_limit
+from .stored import Value, clamped, nearest, storage
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
 SNAP_TOLERANCE = 1e-6
 """How far M * 2**c may lie from an integer, relative to it: float64 noise of three factors, far below half a step."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """An integer value of the new program and the real number that one step of it stands for."""
-
-    node: fx.Node
-    grid: Grid
-
-
-def storage(grid: Grid) -> torch.dtype:
-    """u8 or s8; a 16-bit value is held in int32, as every backend holds it."""
-    if grid.bits == 16:
-        return torch.int32
-    return torch.uint8 if grid.qmin == 0 else torch.int8
-
-
-def clamped(grid: Grid, bounds: tuple[float, float]) -> tuple[int, int]:
-    """The integers that a grid and bounds in real numbers leave."""
-    return _nearest(bounds[0], grid), _nearest(bounds[1], grid)
-
-
-def _nearest(real: float, grid: Grid) -> int:
-    """The step of a grid nearest to a real number, infinite ones included."""
-    return round(min(max(real / grid.scale, grid.qmin), grid.qmax))
 
 
 class Emitter:
@@ -60,7 +38,9 @@ class Emitter:
             "interpolate": self._interpolate,
             "concat": self._concat,
             "table": self._table,
+            **{kind: partial(rule, self) for kind, rule in SEQUENCES.items()},
         }
+        self.units: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
 
     def border(self, site: fx.Node, grid: Grid) -> Value:
         """A float that becomes an integer."""
@@ -90,7 +70,7 @@ class Emitter:
         elif what.kind == "select":
             moved = self.edit.call(_fxp.select2d.default, value.node, list(what.rows), list(what.columns), like=node, name=name)
         elif what.kind == "pad":
-            fill = _nearest(what.fill, value.grid)
+            fill = nearest(what.fill, value.grid)
             moved = self.edit.call(_fxp.pad2d.default, value.node, list(what.padding), fill, like=node, name=name)
         elif what.part is not None:
             moved = self.edit.call(_aten.slice.Tensor, value.node, *what.part, like=node, name=name)
@@ -101,17 +81,28 @@ class Emitter:
             moved.kwargs = node.kwargs
         return Value(moved, value.grid)
 
-    def _requantize(self, node: fx.Node, acc: fx.Node, real: Tensor, grid: Grid, bounds: tuple[float, float], axis: int = 1) -> fx.Node:
-        """b (int32) and c with b / 2**c == real, which has to hold exactly up to float64 noise."""
-        c = shift_for(float(real.max()), limit=SHIFT_LIMIT_16 if grid.bits == 16 else SHIFT_LIMIT_8)
+    def requantize(
+        self,
+        node: fx.Node,
+        acc: fx.Node,
+        real: Tensor,
+        grid: Grid,
+        bounds: tuple[float, float],
+        axis: int = 1,
+        *,
+        exact: bool = True,
+        name: str = "out",
+    ) -> fx.Node:
+        """b (int32) and c with b / 2**c == real: up to float64 noise where it has to be `exact`, else rounded."""
+        c = shift_for(float(real.max()), limit=shift_limit(grid))
         steps = real * 2.0**c
-        b = torch.round(steps)
-        if not bool(((steps - b).abs() <= SNAP_TOLERANCE * b.clamp_min(1)).all()):
+        b = torch.round(steps).clamp_min(1)
+        if exact and not bool(((steps - b).abs() <= SNAP_TOLERANCE * b).all()):
             where = f"to-integer, node {node.name}"
             raise PassError("its scales are not snapped to dyadics", where=where, way_on="snap scales again after changing them")
         factors = self.edit.add_tensor(f"{node.name}.multiplier", b.to(torch.int32))
         parts = (acc, factors, c, *clamped(grid, bounds), axis, storage(grid))
-        return self.edit.call(_fxp.requantize.default, *parts, like=node, name=f"{node.name}_out")
+        return self.edit.call(_fxp.requantize.default, *parts, like=node, name=f"{node.name}_{name}")
 
     def _weighted(self, node: fx.Node, what: Recognized, inputs: list[Value], grid: Grid) -> fx.Node:
         assert what.weight is not None
@@ -138,11 +129,15 @@ class Emitter:
             acc = self.edit.call(_fxp.linear.default, x, integer_weight, bias, like=node, name=f"{node.name}_acc")
         else:
             acc = self._conv2d(node, x, integer_weight, bias, what.window, what.groups)
-        return self._requantize(node, acc, unit / grid.scale, grid, what.bounds, -1 if what.window is None else 1)
+        return self.requantize(node, acc, unit / grid.scale, grid, what.bounds, -1 if what.window is None else 1)
 
     def _conv2d(self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None, window: Window, groups: int) -> fx.Node:
         rest = (list(window.stride), list(window.padding), list(window.dilation), groups)
         return self.edit.call(_fxp.conv2d.default, x, weight, bias, *rest, like=node, name=f"{node.name}_acc")
+
+    def narrow(self, value: Value, quantizer: fx.Node, grid: Grid) -> Value:
+        """A value on another grid; the multiplier is rounded to 15 bits."""
+        return Value(self._aligned(quantizer, value, grid), grid)
 
     def _add(self, node: fx.Node, what: Recognized, inputs: list[Value], grid: Grid) -> fx.Node:
         """The larger multiplier is dyadic exactly; the other is rounded to 14 or 15 bits (at most 2**-15 of its value)."""
@@ -155,11 +150,17 @@ class Emitter:
     def _product(self, node: fx.Node, what: Recognized, inputs: list[Value], grid: Grid) -> fx.Node:
         acc = self.edit.call(_fxp.multiply.default, inputs[0].node, inputs[1].node, like=node, name=f"{node.name}_acc")
         real = torch.tensor([inputs[0].grid.scale * inputs[1].grid.scale / grid.scale], dtype=torch.float64)
-        return self._requantize(node, acc, real, grid, what.bounds)
+        return self.requantize(node, acc, real, grid, what.bounds)
 
     def _average(self, node: fx.Node, what: Recognized, inputs: list[Value], grid: Grid) -> fx.Node:
+        def divided(sums: fx.Node, divisor: int, name: str = "out") -> fx.Node:
+            real, exact = self._divided(divisor, inputs[0], grid), divisor == what.divisor
+            return self.requantize(node, sums, real, grid, what.bounds, exact=exact, name=name)
+
+        if what.regions:
+            return average_by_region(self.edit, node, what, inputs[0].node, divided)
         sums = self.edit.call(_fxp.sum_pool2d.default, inputs[0].node, *_pool(what.window), like=node, name=f"{node.name}_sum")
-        result = self._requantize(node, sums, self._divided(what, inputs[0], grid), grid, what.bounds)
+        result = divided(sums, what.divisor)
         return result if what.keeps_rank else self.edit.call(_aten.flatten.using_ints, result, 1, like=node)
 
     def _interpolate(self, node: fx.Node, what: Recognized, inputs: list[Value], grid: Grid) -> fx.Node:
@@ -171,11 +172,11 @@ class Emitter:
         kernel = torch.outer(rows, columns).expand(channels, 1, -1, -1).contiguous()
         weight = self.edit.add_tensor(f"{node.name}.kernel", kernel)
         acc = self._conv2d(node, places, weight, None, Window((len(rows), len(columns)), (1, 1)), channels)
-        return self._requantize(node, acc, self._divided(what, inputs[0], grid), grid, what.bounds)
+        return self.requantize(node, acc, self._divided(what.divisor, inputs[0], grid), grid, what.bounds)
 
     @staticmethod
-    def _divided(what: Recognized, value: Value, grid: Grid) -> Tensor:
-        return torch.tensor([value.grid.scale / (what.divisor * grid.scale)], dtype=torch.float64)
+    def _divided(divisor: int, value: Value, grid: Grid) -> Tensor:
+        return torch.tensor([value.grid.scale / (divisor * grid.scale)], dtype=torch.float64)
 
     def _concat(self, node: fx.Node, what: Recognized, inputs: list[Value], grid: Grid) -> fx.Node:
         parts = [self._aligned(node, value, grid) for value in inputs]
@@ -186,7 +187,7 @@ class Emitter:
         if value.grid.scale == grid.scale and storage(value.grid) == storage(grid):
             return value.node
         factor = value.grid.scale / grid.scale
-        c = shift_for(factor)
+        c = shift_for(factor, limit=shift_limit(grid))
         factors = self.edit.add_tensor(f"{node.name}.multiplier", torch.tensor([max(1, round(factor * 2.0**c))], dtype=torch.int32))
         parts = (value.node, factors, c, grid.qmin, grid.qmax, 1, storage(grid))
         return self.edit.call(_fxp.requantize.default, *parts, like=node, name=f"{value.node.name}_aligned")
@@ -196,7 +197,8 @@ class Emitter:
         found, axis = tabulate(node, root, self._recognition.cones.inside(node), real.values(), self.edit.tensors)
         codes = _fxp.quantize(found, grid.scale, grid.qmin, grid.qmax, storage(grid))
         table = self.edit.add_tensor(f"{node.name}.table", codes.contiguous())
-        return self.edit.call(_fxp.lut.default, inputs[0].node, table, axis, like=node, name=f"{node.name}_out")
+        operator = _fxp.lut16.default if real.bits == 16 else _fxp.lut.default
+        return self.edit.call(operator, inputs[0].node, table, axis, like=node, name=f"{node.name}_out")
 
 
 def _window(what: Recognized) -> Window:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from fxpress_ir import Program
+from fxpress_ir import Edit, Program
 from fxpress_ir.errors import PassError, PipelineError, RefusalError
 from fxpress_ir.ops import arguments
 from torch import fx
@@ -16,24 +16,35 @@ from ..evidence import Range
 from .decision import Decision, Placement, RangeOf, islands
 from .recognize import Recognition, recognize
 from .recognized import Recognized
+from .scales import Grid, Snapped
 
 __all__ = ["PlaceQuantizers", "Placement", "place"]
 
-_fxp = torch.ops.fxp
+_aten, _fxp = torch.ops.aten, torch.ops.fxp
+_NORMALIZED = frozenset({_aten.layer_norm.default, _aten.rms_norm.default})
 WEIGHT_BITS = (8, 4, 2)
 METHODS = ("minmax", "percentile", "mse", "entropy")
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "weight_bits": WEIGHT_BITS,
+    "activation_bits": (8, 16),
+    "edge_bits": WEIGHT_BITS,
+    "ranges": METHODS,
+    "border_ranges": METHODS,
+}
 
 
 @dataclass(frozen=True)
 class PlaceQuantizers(Pass):
     """Decide where and how finely to quantise (catalogue row M213, HAWQ-V3), and insert the quantisers.
 
-    8-bit activations with zero point 0: u8 where no value can be negative, s8 elsewhere; symmetric weights per output
-    channel; the last layer in the 16-bit range. Values that meet in a concatenation share a scale. HAWQ-V3 approximates
-    the multipliers; here the scales are snapped, so that they are dyadic exactly.
+    Activations with zero point 0: u8 where no value can be negative, s8 elsewhere, or s16; symmetric weights per output
+    channel; the last layer in 16 bits, and what normalisations and the residual sums between them read. Values that meet in a
+    concatenation share a scale. HAWQ-V3 approximates the multipliers; here the scales are snapped, so that they are dyadic
+    exactly.
 
     Options:
         weight_bits: 8, 4 or 2.
+        activation_bits: 8 or 16. 16-bit values take as many codes, at least 256, as the 32-bit sums of their readers allow.
         edge_bits: bits of the first and the last weighted layer's weights.
         ranges: of activations, ``minmax``, ``percentile``, ``mse`` or ``entropy`` on calibration data.
         border_ranges: the same for inputs and outputs.
@@ -44,9 +55,13 @@ class PlaceQuantizers(Pass):
     name: ClassVar[str] = "place-quantizers"
     promise: ClassVar[Promise] = Lossy(15.0)
     gives: ClassVar[str | None] = "simulated"
-    after: ClassVar[tuple[str, ...]] = ("fold-batch-norm", "fold-constants")
-    needs: ClassVar[tuple[str, ...]] = ("remove-noops",)
+    after: ClassVar[tuple[str, ...]] = ("fold-batch-norm", "fold-constants", "fold-positions")
+    needs: ClassVar[tuple[str, ...]] = (
+        *("remove-noops", "fold-positions", "compose-linear", "compose-rms-norm"),
+        *("decompose-unflatten", "decompose-roll", "decompose-pool1d", "decompose-attention", "separate-masks"),
+    )
     weight_bits: int = 8
+    activation_bits: int = 8
     edge_bits: int = 8
     ranges: str = "minmax"
     border_ranges: str = "minmax"
@@ -54,7 +69,7 @@ class PlaceQuantizers(Pass):
     integer_only: bool = False
 
     def __post_init__(self) -> None:
-        for option, known in (("weight_bits", WEIGHT_BITS), ("edge_bits", WEIGHT_BITS), ("ranges", METHODS), ("border_ranges", METHODS)):
+        for option, known in _CHOICES.items():
             if getattr(self, option) not in known:
                 message = f"{option}={getattr(self, option)!r}"
                 raise PipelineError(message, where=self.name, way_on=f"one of {', '.join(map(str, known))}")
@@ -85,7 +100,7 @@ class PlaceQuantizers(Pass):
                 error.add_note(str(refusal))
             raise error
         bits = self._weight_bits(recognition)
-        return Decision(program, recognition, self._range_of(program, context), lambda node: bits[node]).plan()
+        return Decision(program, recognition, self._range_of(program, context), lambda node: bits[node], self.activation_bits).plan()
 
     def _weight_bits(self, recognition: Recognition) -> dict[fx.Node, int]:
         layers = [
@@ -111,26 +126,39 @@ def place(program: Program, plan: Placement) -> Program:
     Raises:
         PassError: the plan names a node that the program does not have.
     """
-    unknown = sorted({*plan.activations, *plan.weights} - {node.name for node in program.graph.nodes})
+    unknown = sorted({*plan.activations, *plan.weights, *plan.narrowed} - {node.name for node in program.graph.nodes})
     if unknown:
         raise PassError(f"the plan names {unknown[0]!r}", where="place-quantizers", way_on="use the plan of this very program")
     edit = program.edit()
-    for original in program.graph.nodes:
-        node = edit.here(original) if original.op != "output" else None
-        if node is not None and node.name in plan.weights:
-            chosen = plan.weights[node.name]
-            weight: fx.Node = arguments(node)["weight"]
-            most = (1 << (chosen.bits - 1)) - 1
-            with edit.graph.inserting_before(node):
-                scale = edit.add_tensor(f"{node.name}.scale", torch.tensor(chosen.scales, dtype=torch.float64))
-                parts = (weight, scale, chosen.axis, -most, most)
-                quantized = edit.call(_fxp.fake_quantize_channels.default, *parts, name=f"{node.name}_weight_q")
-            node.replace_input_with(weight, quantized)
-        if node is not None and node.name in plan.activations:
-            grid = plan.activations[node.name]
-            readers = list(node.users)
-            with edit.graph.inserting_after(node):
-                quantized = edit.call(_fxp.fake_quantize.default, node, grid.scale, grid.qmin, grid.qmax, like=node, name=f"{node.name}_q")
-            for reader in readers:
-                reader.replace_input_with(node, quantized)
+    by_name = {node.name: edit.here(node) for node in program.graph.nodes if node.op != "output"}
+    for node in by_name.values():
+        if node.name in plan.weights:
+            _quantize_weight(edit, node, plan.weights[node.name])
+        stored = node
+        if node.name in plan.activations:
+            stored = _quantize(edit, node, plan.activations[node.name], list(node.users), node)
+        if node.name in plan.narrowed:
+            narrowed = plan.narrowed[node.name]
+            # a normalised value is rounded to either grid from the same 32 bits; others are taken as they were stored
+            source = node if node.target in _NORMALIZED else stored
+            _quantize(edit, source, narrowed.grid, [by_name[name] for name in narrowed.readers], stored)
     return edit.finish(stage="simulated")
+
+
+def _quantize(edit: Edit, node: fx.Node, grid: Grid, readers: list[fx.Node], read: fx.Node) -> fx.Node:
+    """A quantiser of `node`, which `readers` read in place of `read`."""
+    with edit.graph.inserting_after(read):
+        quantized = edit.call(_fxp.fake_quantize.default, node, grid.scale, grid.qmin, grid.qmax, like=node, name=f"{node.name}_q")
+    for reader in readers:
+        reader.replace_input_with(read, quantized)
+    return quantized
+
+
+def _quantize_weight(edit: Edit, node: fx.Node, chosen: Snapped) -> None:
+    weight: fx.Node = arguments(node)["weight"]
+    most = (1 << (chosen.bits - 1)) - 1
+    with edit.graph.inserting_before(node):
+        scale = edit.add_tensor(f"{node.name}.scale", torch.tensor(chosen.scales, dtype=torch.float64))
+        parts = (weight, scale, chosen.axis, -most, most)
+        quantized = edit.call(_fxp.fake_quantize_channels.default, *parts, name=f"{node.name}_weight_q")
+    node.replace_input_with(weight, quantized)

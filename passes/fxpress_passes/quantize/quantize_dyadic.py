@@ -16,25 +16,27 @@ from .to_integer import ToInteger
 class QuantizeDyadic(Pass):
     """Turn a float program into an integer-only one, in one step.
 
-    Options: those of `PlaceQuantizers`.
+    Options: those of `PlaceQuantizers`, and `io` of `ToInteger`.
     """
 
     name: ClassVar[str] = "quantize-dyadic"
     promise: ClassVar[Promise] = Lossy(15.0)
     gives: ClassVar[str | None] = "integer"
     weight_bits: int = 8
+    activation_bits: int = 8
     edge_bits: int = 8
     ranges: str = "minmax"
     border_ranges: str = "minmax"
     percentile: float = 99.99
     integer_only: bool = False
+    io: str = "float"
 
     def __post_init__(self) -> None:
         self.parts()
 
     def parts(self) -> tuple[Pass, ...]:
-        options = {option.name: getattr(self, option.name) for option in fields(self)}
-        return (PlaceQuantizers(**options), ToInteger())
+        options = {option.name: getattr(self, option.name) for option in fields(PlaceQuantizers)}
+        return (PlaceQuantizers(**options), ToInteger(self.io))
 
     def apply(self, program: Program, context: Context) -> Program:
         for part in self.parts():

@@ -8,11 +8,15 @@ import torch
 from fxpress_ir.ops import SIZE_OPERATORS, arguments
 from torch import Tensor, fx
 
+from .attention import attention
 from .elementwise import CLAMPS, ELEMENTWISE, Cones, bounds, constant_axis, operands
+from .moved import is_constant
 from .recognized import Recognized
+from .rotary import rotary
 from .structure import PAIRS, STRUCTURE
 
 _fxp = torch.ops.fxp
+_TAKES_CONSTANTS = frozenset({"add", "product", "concat", "move"})
 _QUANTIZERS = (_fxp.fake_quantize.default, _fxp.fake_quantize_channels.default)
 
 
@@ -33,8 +37,8 @@ class Recognition:
 
     Attributes:
         found: by node.
-        inside: nodes without a value of their own: accumulators before the clamp that bounds them, and all but the last
-            operator of a tabulated function.
+        inside: nodes without a value of their own: accumulators before the clamp that bounds them, all but the last operator
+            of a tabulated function or a pattern, and the moves of a pattern's tables.
         cones: the tabulated functions.
     """
 
@@ -46,13 +50,18 @@ class Recognition:
 def recognize(graph: fx.Graph) -> Recognition:
     """Recognise a whole graph; fake quantisers are values."""
     nodes = [node for node in graph.nodes if computes_on_floats(node) and node.target not in _QUANTIZERS]
+    patterns = {node: _fitting(node, what) for node in nodes if (what := attention(node) or rotary(node)) is not None}
+    parts = {part for what in patterns.values() if isinstance(what, Recognized) for part in what.parts}
+    parts |= _tables(graph, patterns, parts)
+    nodes = [node for node in nodes if node not in parts and node not in patterns]
+    computing = frozenset(nodes)
     known = {node: _fitting(node, STRUCTURE[node.target](node, arguments_of(node))) for node in nodes if node.target in STRUCTURE}
     pairs = {node: _fitting(node, PAIRS[node.target](node, arguments(node))) for node in nodes if _pairs(node)}
     refused = {node: reason for node in nodes if node.target in ELEMENTWISE and (reason := _unfit(node))}
     while True:
         accumulators = {node for node, what in (known | pairs).items() if isinstance(what, Recognized) and what.accumulates}
         fused = {node: core for node in nodes if (core := _bounded(node, accumulators)) is not None}
-        cones = Cones(graph, {*fused, *refused})
+        cones = Cones(graph, {*fused, *refused, *patterns, *parts})
         single = [node for node in pairs if cones.root(node) is not None]
         for node in single:  # both operands are functions of one value, so the result is one too
             del pairs[node]
@@ -62,8 +71,12 @@ def recognize(graph: fx.Graph) -> Recognition:
         refused |= {} if single else crossed
     known |= pairs
     found: dict[fx.Node, Recognized | str] = {}
-    for node in nodes:
-        if node in fused:
+    for node in graph.nodes:
+        if node in patterns:
+            found[node] = patterns[node]
+        elif node not in computing:
+            continue
+        elif node in fused:
             what = known[fused[node]]
             found[node] = replace(what, core=fused[node], bounds=bounds(node)) if isinstance(what, Recognized) else what
         elif node in known:
@@ -72,7 +85,8 @@ def recognize(graph: fx.Graph) -> Recognition:
             found[node] = refused.get(node) or _table(node, cones)
         else:
             found[node] = f"{node.target} has no integer form"
-    within = {node for node in nodes if cones.value(node) is not node} | set(fused.values())
+    within = {node for node in nodes if cones.value(node) is not node} | set(fused.values()) | parts
+    found |= {operand: Recognized("constant", ()) for operand in _constants(found)}
     return Recognition(found, frozenset(within), cones)
 
 
@@ -81,9 +95,27 @@ def arguments_of(node: fx.Node) -> dict[str, object]:
     return arguments(node) if isinstance(node.target, torch._ops.OpOverload) else {}
 
 
+def _constants(found: dict[fx.Node, Recognized | str]) -> set[fx.Node]:
+    """The constants that are read as activations are."""
+    return {o for what in found.values() if isinstance(what, Recognized) for o in what.operands if o.op == "get_attr"}
+
+
+def _tables(graph: fx.Graph, patterns: dict[fx.Node, Recognized | str], parts: set[fx.Node]) -> set[fx.Node]:
+    """The moves of constants that patterns alone read, and not as values."""
+    values = {operand for what in patterns.values() if isinstance(what, Recognized) for operand in what.operands}
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and is_constant(node) and node not in values and parts | found >= node.users.keys():
+            found.add(node)
+    return found
+
+
 def _pairs(node: fx.Node) -> bool:
-    """Both operands are computed tensors."""
-    return node.target in PAIRS and all(isinstance(value, fx.Node) and value.op != "get_attr" for value in node.args[:2])
+    """Both operands are computed tensors, or one is a constant that no table can hold."""
+    if node.target not in PAIRS or not all(isinstance(value, fx.Node) for value in node.args[:2]):
+        return False
+    constants = sum(value.op == "get_attr" for value in node.all_input_nodes)
+    return not constants or (constants == 1 and isinstance(constant_axis(node), str))
 
 
 def _bounded(node: fx.Node, accumulators: set[fx.Node]) -> fx.Node | None:
@@ -131,7 +163,7 @@ def _fitting(node: fx.Node, what: Recognized | str) -> Recognized | str:
     if isinstance(value, Tensor) and value.dtype != torch.float32:
         return f"it computes in {value.dtype}"
     for operand in what.operands:
-        if operand.op == "get_attr":
+        if operand.op == "get_attr" and what.kind not in _TAKES_CONSTANTS:
             return f"its operand {operand.target} is constant"
         if not is_float(operand) and what.part is None:
             return f"its operand {operand.name} is not a float tensor"

@@ -9,6 +9,9 @@ from torch import fx
 from .recognize import Recognition
 from .recognized import PASSES_ON, Recognized
 
+_FREE = frozenset({"weighted", "table", "concat", "constant", "embedding", "normalize", "rotary"})
+"""Kinds whose scale no operand's decides."""
+
 
 def shared(recognition: Recognition, islands: Mapping[fx.Node, str]) -> list[list[fx.Node]]:
     """Groups of sites (values that have a quantiser), found by union over each concatenation and its operands.
@@ -47,4 +50,4 @@ def site_of(node: fx.Node, recognition: Recognition) -> fx.Node:
 
 def _takes_any_scale(site: fx.Node, recognition: Recognition) -> bool:
     what = recognition.found.get(site)
-    return not isinstance(what, Recognized) or what.kind in ("weighted", "table", "concat")
+    return not isinstance(what, Recognized) or what.kind in _FREE

@@ -11,8 +11,10 @@ from fxpress_ir.ops import SHAPE_OPERATORS, arguments
 from torch import fx
 
 from .interpolate import bilinear, nearest
+from .norm import layer_norm, rms_norm
 from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d, mean
 from .recognized import Recognized, Window
+from .sequence import embedding, matmul, softmax
 from .windows import around, pair, spatial
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
@@ -113,9 +115,10 @@ def _piece(node: fx.Node, named: dict[str, Any]) -> Recognized | str:
 def _select(node: fx.Node, named: dict[str, Any]) -> Recognized | str:
     shape = named["self"].meta["val"].shape
     dim = named["dim"] % len(shape)
-    if not isinstance(shape[dim], int) or not isinstance(named["index"], int):
-        return "it selects along a symbolic dimension"
-    index = named["index"] % shape[dim]
+    index = named["index"]
+    if not isinstance(index, int) or (index < 0 and not isinstance(shape[dim], int)):
+        return "it selects from the end of a symbolic dimension, or a computed position"
+    index = index % shape[dim] if index < 0 else index
     return Recognized("move", (named["self"],), part=(dim, index, index + 1), squeezes=True)
 
 
@@ -179,6 +182,11 @@ STRUCTURE: dict[Any, Rule] = {
     _aten.adaptive_avg_pool2d.default: adaptive_avg_pool2d,
     _aten.mean.dim: mean,
     _aten.max_pool2d.default: max_pool2d,
+    _aten.layer_norm.default: layer_norm,
+    _aten.rms_norm.default: rms_norm,
+    _aten.embedding.default: embedding,
+    _aten.matmul.default: matmul,
+    _aten.softmax.int: softmax,
     _aten.upsample_nearest2d.vec: nearest,
     _aten.upsample_bilinear2d.vec: bilinear,
 }

@@ -7,16 +7,18 @@ from typing import ClassVar
 
 import torch
 from fxpress_ir import Program
-from fxpress_ir.errors import PassError
-from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
+from fxpress_ir.errors import PassError, PipelineError
+from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
 from torch import Tensor, fx
 
 from ..contract import Context, Lossy, Pass, Promise
-from .emit import Emitter, Value
+from .drop_borders import drop_borders
+from .emit import Emitter
 from .recognize import Recognition, is_float, recognize
 from .recognized import PASSES_ON, Recognized
 from .scales import Grid
 from .sharing import site_of
+from .stored import Value
 
 _fxp = torch.ops.fxp
 
@@ -30,7 +32,12 @@ class ToInteger(Pass):
     biases to whole steps of their accumulators. What computes in floats between quantised values becomes a named island,
     and the result a ``mixed`` program.
 
+    Options:
+        io: ``float``, where ``fxp::quantize`` and ``fxp::dequantize`` stand at the ends; ``integer`` drops them, and the
+            signature says what one step of each input and output is (`InputSpec.scale`, `Program.output_scales`).
+
     Raises:
+        RefusalError: with io ``integer``, an input or output that is not quantised.
         PassError: a scale was changed since it was snapped; a value that has an integer form is not quantised.
     """
 
@@ -39,6 +46,11 @@ class ToInteger(Pass):
     takes: ClassVar[tuple[str, ...]] = ("simulated",)
     gives: ClassVar[str | None] = "integer"
     after: ClassVar[tuple[str, ...]] = ("place-quantizers",)
+    io: str = "float"
+
+    def __post_init__(self) -> None:
+        if self.io not in ("float", "integer"):
+            raise PipelineError(f"io={self.io!r}", where=self.name, way_on="one of float, integer")
 
     def apply(self, program: Program, context: Context) -> Program:
         edit = program.edit()
@@ -47,21 +59,24 @@ class ToInteger(Pass):
         values: dict[fx.Node, Value] = {}
         for node in list(edit.graph.nodes):
             with edit.graph.inserting_before(node):
-                if node.target is _fxp.fake_quantize.default:
+                if node.target is _fxp.fake_quantize.default and node.args[0] not in recognition.inside:
                     values[node] = _quantized(emitter, node, recognition, values)
                 elif node.op == "output":
                     node.args = (tuple(_real(emitter, returned, recognition, values) for returned in node.args[0]),)
                 elif node.op == "call_function":
                     _read(emitter, node, recognition, values)
         islands = tuple(node.name for node in _live(edit.graph) if _computes_in_floats(node))
-        return edit.finish(stage="mixed" if islands else "integer", islands=islands)
+        result = edit.finish(stage="mixed" if islands else "integer", islands=islands)
+        return drop_borders(result) if self.io == "integer" else result
 
 
 def _quantized(emitter: Emitter, quantizer: fx.Node, recognition: Recognition, values: dict[fx.Node, Value]) -> Value:
     """The integer value behind a fake quantiser: its producer's accumulator requantised, its table, or a border."""
     named = arguments(quantizer)
     grid, site = Grid(named["scale"], named["qmin"], named["qmax"]), named["x"]
-    what = recognition.found.get(site)
+    what = Recognized("constant", ()) if site.op == "get_attr" else recognition.found.get(site)
+    if site in values:
+        return emitter.narrow(values[site], quantizer, grid)
     if not isinstance(what, Recognized):
         return emitter.border(site, grid)
     for operand in what.operands:
@@ -79,7 +94,7 @@ def _read(emitter: Emitter, node: fx.Node, recognition: Recognition, values: dic
         node.replace_input_with(source, values[source].node if source in values else source)
     elif isinstance(what, Recognized) and what.kind in {*PASSES_ON, "pad"} and what.operands[0] in values:
         values[node] = emitter.pass_on(node, what, values[what.operands[0]])
-    elif not isinstance(what, Recognized):
+    elif not isinstance(what, Recognized) and node not in recognition.inside:
         for used in node.all_input_nodes:
             node.replace_input_with(used, _real(emitter, used, recognition, values))
 
@@ -107,4 +122,4 @@ def _computes_in_floats(node: fx.Node) -> bool:
     """What the emitter made has no fake value yet; sizes are no tensors."""
     if node.op != "call_function" or not isinstance(node.meta.get("val"), (Tensor, tuple, list)):
         return False
-    return node.target not in INTEGER_OPERATORS and (node.target not in SHAPE_OPERATORS or is_float(node))
+    return node.target not in INTEGER_OPERATORS and (node.target not in SHAPE_OPERATORS | LOOKUP_OPERATORS or is_float(node))

@@ -20,10 +20,13 @@ RESULTS = (
     (0, 127, torch.int8),
     (-7, 100, torch.int8),
     (3, 200, torch.uint8),
+    (-32768, 32767, torch.int16),
+    (0, 29000, torch.int16),
     (-32768, 32767, torch.int32),
 )
 results = st.sampled_from(RESULTS)
 bytes_ = st.sampled_from((torch.int8, torch.uint8))
+activations = st.sampled_from((torch.int8, torch.uint8, torch.int16))
 seeds = st.integers(0, 2**31)
 
 
@@ -44,7 +47,7 @@ def multipliers(draw: Any, channels: int) -> Tensor:
 @st.composite
 def roundings(draw: Any) -> tuple[int, int, int, torch.dtype]:
     qmin, qmax, dtype = draw(results)
-    return draw(st.integers(1, 15 if dtype == torch.int32 else 16)), qmin, qmax, dtype
+    return draw(st.integers(1, 16 if dtype.itemsize == 1 else 15)), qmin, qmax, dtype
 
 
 def requantized(edit: Edit, acc: fx.Node, b: Tensor, rounding: tuple[int, int, int, torch.dtype], axis: int) -> fx.Node:

@@ -8,17 +8,17 @@ import pytest
 import torch
 from fxpress_backends.onnx.lower import FLAVOURS
 from fxpress_ir import Edit, violations
-from fxpress_ir.ops import INTEGER_OPERATORS, SHAPE_OPERATORS
+from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from onnx_cases import Check, bytes_, exact, extreme, multipliers, requantized, roundings, seeds
+from onnx_cases import Check, activations, bytes_, exact, extreme, multipliers, requantized, roundings, seeds
 from support import aten, built, fxp, moving_net, residual_net
 from torch import fx
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS.values(), ids=lambda flavour: flavour.name)
 def test_every_operator_has_an_emitter(flavour: Any) -> None:
-    assert flavour.emitters.keys() == INTEGER_OPERATORS.keys() | SHAPE_OPERATORS
+    assert flavour.emitters.keys() == INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | LOOKUP_OPERATORS
 
 
 @pytest.mark.parametrize("batch", [1, 7])
@@ -28,7 +28,7 @@ def test_nets_of_every_operator(batch: int, same_bits: Check) -> None:
 
 
 @exact
-@given(st.data(), seeds, bytes_, roundings(), st.booleans(), st.booleans())
+@given(st.data(), seeds, activations, roundings(), st.booleans(), st.booleans())
 def test_conv2d(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, rounding: Any, biased: bool, per_channel: bool) -> None:
     draw, generator = data.draw, torch.Generator().manual_seed(seed)
     groups, inputs, outputs = draw(
@@ -51,7 +51,7 @@ def test_conv2d(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, roun
 
 
 @exact
-@given(st.data(), seeds, bytes_, roundings(), st.booleans(), st.integers(2, 4))
+@given(st.data(), seeds, activations, roundings(), st.booleans(), st.integers(2, 4))
 def test_linear(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, rounding: Any, biased: bool, rank: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     depth, outputs = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 9))
@@ -70,7 +70,14 @@ def test_linear(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, roun
 
 
 @exact
-@given(st.data(), seeds, st.sampled_from((torch.int8, torch.uint8, torch.int32)), roundings(), st.sampled_from([1, 4]), st.integers(-3, 2))
+@given(
+    st.data(),
+    seeds,
+    st.sampled_from((torch.int8, torch.uint8, torch.int16, torch.int32)),
+    roundings(),
+    st.sampled_from([1, 4]),
+    st.integers(-3, 2),
+)
 def test_requantize(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, rounding: Any, channels: int, axis: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     b = multipliers(data.draw, channels)
@@ -87,7 +94,7 @@ def test_requantize(same_bits: Check, data: Any, seed: int, dtype: torch.dtype, 
 
 
 @exact
-@given(seeds, bytes_, roundings(), st.integers(1, 32767), st.integers(1, 32767), st.sampled_from([(1, 1), (1, -1), (-1, 1), (-1, -1)]))
+@given(seeds, activations, roundings(), st.integers(1, 32767), st.integers(1, 32767), st.sampled_from([(1, 1), (1, -1), (-1, 1), (-1, -1)]))
 def test_add(same_bits: Check, seed: int, dtype: torch.dtype, rounding: Any, bx: int, by: int, signs: tuple[int, int]) -> None:
     """A negative multiplier subtracts."""
     c, qmin, qmax, result = rounding
@@ -95,7 +102,7 @@ def test_add(same_bits: Check, seed: int, dtype: torch.dtype, rounding: Any, bx:
 
     def body(edit: Edit, x: fx.Node) -> fx.Node:
         one = torch.ones(1, dtype=torch.int32)
-        other, operand = (torch.uint8, (1, 0, 127)) if dtype == torch.int8 else (torch.int8, (1, -128, 127))
+        other, operand = (torch.uint8, (1, 0, 127)) if dtype != torch.uint8 else (torch.int8, (1, -128, 127))
         y = edit.call(fxp.requantize.default, x, edit.add_tensor("one", one), *operand, 0, other)
         y = edit.call(aten.transpose.int, y, 1, 2)
         return edit.call(fxp.add.default, x, y, bx, by, c, qmin, qmax, result)
@@ -118,7 +125,7 @@ def test_operands_of_an_add_broadcast(same_bits: Check, by: int, swapped: bool) 
 @exact
 @given(
     seeds,
-    bytes_,
+    activations,
     st.sampled_from([(2, 2), (3, 3), (3, 2), (1, 3)]),
     st.sampled_from([(1, 1), (2, 2), (2, 1)]),
     st.integers(1, 2),
@@ -132,7 +139,7 @@ def test_max_pool2d(same_bits: Check, seed: int, dtype: torch.dtype, kernel: Any
 
 
 @exact
-@given(seeds, bytes_, roundings(), st.sampled_from([(2, 2), (3, 2), (6, 7), (1, 1)]), st.booleans(), st.data())
+@given(seeds, activations, roundings(), st.sampled_from([(2, 2), (3, 2), (6, 7), (1, 1)]), st.booleans(), st.data())
 def test_sum_pool2d(same_bits: Check, seed: int, dtype: torch.dtype, rounding: Any, kernel: Any, padded: bool, data: Any) -> None:
     b, padding = multipliers(data.draw, 1), [1, 0, 2, 1] if padded else [0] * 4
 

@@ -14,7 +14,7 @@ from fxpress_backends.onnx.movement import Repeat, repeat
 from fxpress_ir import Edit, Program
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx_cases import Check, bytes_, exact, extreme, seeds
+from onnx_cases import Check, activations, exact, extreme, seeds
 from support import aten, built, conv, fxp, requantize
 from torch import fx
 
@@ -70,7 +70,9 @@ def test_between_convolutions(same_bits: Check, body: Callable[[Edit, fx.Node], 
 
 
 @exact
-@given(seeds, bytes_, st.lists(st.integers(0, 3), min_size=1, max_size=9), st.lists(st.integers(0, 4), min_size=1, max_size=9), st.data())
+@given(
+    seeds, activations, st.lists(st.integers(0, 3), min_size=1, max_size=9), st.lists(st.integers(0, 4), min_size=1, max_size=9), st.data()
+)
 def test_movements(same_bits: Check, seed: int, dtype: torch.dtype, rows: list[int], columns: list[int], data: Any) -> None:
     stride, padding = (data.draw(st.lists(st.integers(least, 3), min_size=count, max_size=count)) for least, count in ((1, 2), (0, 4)))
     limits = torch.iinfo(dtype)

@@ -15,15 +15,15 @@ from onnx_cases import Check
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 from networks import NETWORKS, network
 
-QUANTIZE = "fold-batch-norm, quantize-dyadic{integer_only=true, weight_bits=%d}"
+QUANTIZE = "fold-batch-norm, quantize-dyadic{integer_only=true, weight_bits=%d, activation_bits=%d}"
 
 
 @cache
-def quantized(name: str, bits: int) -> Program:
+def quantized(name: str, bits: int, activation_bits: int = 8) -> Program:
     generator = torch.Generator().manual_seed(7)
     batches = [(torch.randn(8, 3, 32, 32, generator=generator),) for _ in range(2)]
     program = fx.capture(network(name), (batches[0][0][:1],), dynamic_shapes={"x": {0: fx.Dim("batch")}})
-    return fx.Pipeline.parse(QUANTIZE % bits).run(program, calibration=batches).program
+    return fx.Pipeline.parse(QUANTIZE % (bits, activation_bits)).run(program, calibration=batches).program
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -36,3 +36,8 @@ def test_the_bits_of_the_program(same_bits: Check, name: str, batch: int) -> Non
 @pytest.mark.parametrize("bits", [4, 2])
 def test_narrow_weights(same_bits: Check, bits: int) -> None:
     same_bits(quantized("unet", bits), torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(5)))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sixteen_bit_activations(same_bits: Check, name: str) -> None:
+    same_bits(quantized(name, 8, 16), torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2)

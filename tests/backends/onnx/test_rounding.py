@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fxpress_backends.onnx.rounding import Rounding, folds, plan
+from fxpress_backends.onnx.rounding import Rounding, bounded, folds, plan
 from fxpress_ir.dyadic import saturation_bounds
 from fxpress_ir.errors import BackendError
 from fxpress_ir.ops import Interval
@@ -79,3 +79,18 @@ def test_a_step_past_the_bound_is_clipped() -> None:
 def test_a_result_wider_than_16_bits_is_refused() -> None:
     with pytest.raises(BackendError, match="needs more than 32 bits; use a 16-bit result"):
         plan(Interval.of(*INT32), np.array([0]), np.array([1]), 1, -(2**30), 2**31 - 3, 0)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(
+    st.integers(-32767, 32767), st.integers(1, 24), st.sampled_from(RANGES), st.integers(-(2**31), 2**31), st.integers(1, 2**17), st.data()
+)
+def test_a_bounded_sum_rounds_half_to_even(
+    g: int, c: int, limits: tuple[int, int, int], offset: int, reach: int, data: st.DataObject
+) -> None:
+    qmin, qmax, zero = limits
+    low, high = (offset + end * reach * abs(g) for end in (-1, 1))
+    assume(max(-low, high) + (1 << c) < 1 << 31)
+    rounding = bounded(low, high, np.array([g]), np.array([offset]), c, qmin, qmax, zero)
+    for x in [-reach, reach, 0, *data.draw(st.lists(st.integers(-reach, reach), max_size=20))]:
+        assert executed(rounding, x) == min(max(round(Fraction(x * g + offset, 2**c)), qmin), qmax) + zero

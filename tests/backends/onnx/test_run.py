@@ -11,7 +11,7 @@ import torch
 from fxpress_backends.contract import Target
 from fxpress_backends.onnx import ONNX, run
 from fxpress_ir.errors import BackendError
-from support import moving_net, residual_net
+from support import attending_net, moving_net, residual_net
 
 
 @pytest.fixture
@@ -75,6 +75,20 @@ def test_a_processor_whose_kernels_are_not_exact_is_refused(folder: Path, monkey
     monkeypatch.setattr(run, "self_test", lambda entries: False)
     with pytest.raises(BackendError, match="kernels saturate; use target reference"):
         ONNX.load(folder, {"target": "onnx:qlinear"}, {})
+
+
+def test_computed_products_have_a_self_test_of_their_own(
+    folder: Path, tmp_path: Path, targets: Mapping[str, Target], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a session entry does for weights it does not do for computed operands: only models that have such are refused."""
+    assert run.computed_products_are_exact()
+    monkeypatch.setattr(run, "computed_products_are_exact", lambda: False)
+    ONNX.load(folder, {"target": "onnx:qlinear"}, {})
+    attending = tmp_path / "attending"
+    attending.mkdir()
+    ONNX.lower(attending_net(), targets["onnx:qlinear"], attending)
+    with pytest.raises(BackendError, match="two computed tensors saturate; use target reference"):
+        ONNX.load(attending, {"target": "onnx:qlinear"}, {})
 
 
 @pytest.mark.parametrize(

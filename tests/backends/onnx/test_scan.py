@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from fxpress_backends.contract import Target
 from fxpress_backends.onnx import ONNX
 from fxpress_backends.onnx.scan import scan
+from fxpress_ir import Edit
 from fxpress_ir.errors import BackendError
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from support import residual_net
+from support import aten, built, fxp, residual_net
+from torch import fx
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -85,3 +88,17 @@ def test_a_quantised_value_in_the_middle_is_no_border(path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(BackendError, match="is FLOAT"):
         scan(path)
+
+
+def test_an_input_may_be_measured_as_well_as_quantised(tmp_path: Path, targets: Mapping[str, Target]) -> None:
+    """The size that an expansion takes is read off the float input."""
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        q = edit.call(fxp.quantize.default, x, 0.1, -128, 127, torch.int8)
+        row = edit.add_tensor("row", torch.arange(4, dtype=torch.int8)[None])
+        rows = edit.call(aten.expand.default, row, [edit.call(aten.sym_size.int, x, 0), -1])
+        return edit.call(fxp.dequantize.default, edit.call(fxp.concat.default, [q, rows], 1), 0.1)
+
+    ONNX.lower(built((1, 4), body), targets["onnx:int"], tmp_path)
+    found = scan(tmp_path / "model.onnx")
+    assert found["border"] == 3  # both borders have one scale

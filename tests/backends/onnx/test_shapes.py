@@ -39,6 +39,9 @@ def counted(*shape: int) -> Tensor:
         (aten.slice.Tensor, (-1, None, None, 3)),
         (aten.slice.Tensor, (3, 1, -1, 2)),
         (aten.slice.Tensor, (3, -9, 9)),
+        (aten.select.int, (1, 2)),
+        (aten.select.int, (-1, -4)),
+        (aten.select.int, (0, 0)),
         (aten.expand.default, ([-1, 3, 5, 4],)),
         (aten.expand.default, ([2, -1, 3, 6, 4],)),
         (aten.expand.default, ([-1, -1, 1, 4],)),
@@ -117,6 +120,34 @@ def test_an_expanded_size_is_another_inputs_dimension(same_bits: Check) -> None:
     program = with_two_sizes(_Join(), torch.export.Dim("length", min=2, max=64), body)
     same_bits(program, counted(3, 9, 6))
     assert "Expand" in [node.op_type for node in emit(program, F1).graph]
+
+
+@pytest.mark.parametrize(("start", "step"), [(None, 1), (0, 1), (1, 1), (0, 2)])
+def test_a_size_is_the_end_of_a_slice(same_bits: Check, start: int | None, step: int) -> None:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        half = edit.call(operator.floordiv, edit.call(aten.sym_size.int, x, 1), 2)
+        return edit.call(aten.slice.Tensor, x, 1, start, half, step)
+
+    program = with_two_sizes(_Join(), torch.export.Dim("length", min=4, max=64), body)
+    for length in (5, 12):
+        same_bits(program, counted(3, length, 6))
+
+
+def test_rows_of_a_table_by_number(same_bits: Check) -> None:
+    """s8, u8 and 16-bit rows, by ids that enter and by moved constants."""
+    generator = torch.Generator().manual_seed(2)
+    tables = [torch.randint(low, high, (9, 5), generator=generator).to(dtype) for low, high, dtype in
+              ((-128, 128, torch.int8), (0, 256, torch.uint8), (-32768, 32768, torch.int16))]  # fmt: skip
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        rows = [edit.call(aten.embedding.default, edit.add_tensor("rows", table), x) for table in tables]
+        numbers = edit.call(aten.slice.Tensor, edit.add_tensor("numbers", torch.arange(8, -1, -1)[None]), 1, 0, 4)
+        places = edit.call(aten.embedding.default, edit.add_tensor("places", tables[0]), numbers)
+        total = edit.call(fxp.add.default, rows[0], rows[1], 30, 20, 5, -128, 127, torch.int8)
+        total = edit.call(fxp.add.default, total, places, 30, -20, 5, -128, 127, torch.int8)
+        return edit.call(fxp.add.default, total, rows[2], 999, 3, 9, -128, 127, torch.int8)
+
+    same_bits(built((1, 4), body, dtype=torch.int64), torch.randint(0, 9, (3, 4), generator=generator))
 
 
 def test_movements_of_an_image_of_symbolic_height(same_bits: Check) -> None:

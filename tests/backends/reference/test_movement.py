@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from fxpress_backends.reference.run import Interpreter
 from fxpress_ir.errors import ProgramError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import fxp, moving_net
+from support import aten, fxp, moving_net
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -91,7 +94,41 @@ def test_a_subtraction(seed: int, bx: int, by: int, c: int) -> None:
     assert np.array_equal(KERNELS["fxp.add"](x, y, bx, -by, c, -128, 127, "int8"), expected.numpy())
 
 
+@SETTINGS
+@given(SEEDS, BYTES, st.integers(1, 9), st.integers(0, 3))
+def test_embedding(seed: int, dtype: type, rows: int, length: int) -> None:
+    table, ids = codes(seed, (rows, 5), dtype), np.random.default_rng(seed).integers(0, rows, (2, length))
+    assert np.array_equal(
+        KERNELS["aten.embedding"](table, ids, -1, False, False), aten.embedding(*map(torch.from_numpy, (table, ids))).numpy()
+    )
+
+
+@pytest.mark.parametrize("number", [-1, 9])
+def test_a_number_outside_the_table_is_refused(number: int) -> None:
+    with pytest.raises(ProgramError, match=r"outside the table's 9 rows"):
+        KERNELS["aten.embedding"](np.zeros((9, 2), np.int8), np.array([0, number]), -1, False, False)
+
+
 def test_a_product_outside_int32_is_refused() -> None:
     large = np.full((1,), 2**16, np.int64)
     with pytest.raises(ProgramError, match="leaves int32"):
         KERNELS["fxp.multiply"](large, large)
+
+
+@SETTINGS
+@given(SEEDS, st.integers(1, 4), st.booleans(), st.booleans())
+def test_lut16(seed: int, channels: int, each: bool, steep: bool) -> None:
+    """The torch operator and the kernel are both the exact chord, rounded half up."""
+    random = np.random.default_rng(seed)
+    table = (
+        random.choice([-32768, 32767], (channels if each else 1, 513))
+        if steep
+        else random.integers(-32768, 32768, (channels if each else 1, 513))
+    )
+    x, table = random.integers(-32768, 32768, (2, channels, 5)).astype(np.int16), table.astype(np.int16)
+    found = KERNELS["fxp.lut16"](x, table, 1)
+    assert np.array_equal(found, fxp.lut16(torch.from_numpy(x), torch.from_numpy(table), 1).numpy())
+    for (image, channel, place), code in np.ndenumerate(x):
+        start, rest = divmod(int(code) + 32768, 128)
+        left, right = (int(table[channel if each else 0, start + knot]) for knot in (0, 1))
+        assert found[image, channel, place] == math.floor(left + Fraction((right - left) * rest, 128) + Fraction(1, 2))

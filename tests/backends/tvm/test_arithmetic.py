@@ -9,9 +9,10 @@ import torch
 from fxpress_ir import Edit, Program
 from support import fxp
 from torch import fx
-from tvm_cases import BYTES, S8, S16, U8, Body, Check, Limits, convolution, requantized
+from tvm_cases import BYTES, S8, S16, U8, Body, Check, Limits, biases, convolution, multipliers, requantized, weights
 
 RELU6, POSITIVE = (0, 229, torch.uint8), (0, 127, torch.int8)
+SHORT = (-32768, 32767, torch.int16)
 
 
 def pooled(window: Sequence[int]) -> Body:
@@ -166,4 +167,61 @@ def test_narrow_ranges(limits: Limits, same_on_extremes: Check) -> None:
             ((19,), torch.uint8, linear),
             ((20, 4, 5), torch.int8, lambda edit, x: requantized(edit, x, torch.tensor([3, 1, 5, 7], dtype=torch.int32), 2, limits, 2)),
         ]
+    )
+
+
+def curve(rows: int, axis: int, *, steep: bool = False) -> Body:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        generator = torch.Generator().manual_seed(rows)
+        knots = (
+            torch.tensor([-32768, 32767] * 257)[:513].expand(rows, 513)
+            if steep
+            else torch.randint(-(2**15), 2**15, (rows, 513), generator=generator)
+        )
+        return edit.call(fxp.lut16.default, x, edit.add_tensor("knots", knots.to(torch.int16).contiguous()), axis)
+
+    return body
+
+
+def summed(edit: Edit, x: fx.Node) -> fx.Node:
+    return edit.call(fxp.add.default, x, curve(1, 1)(edit, x), 32767, -32767, 15, *SHORT)
+
+
+def rearranged(edit: Edit, x: fx.Node) -> fx.Node:
+    padded = edit.call(fxp.pad2d.default, x, [1, 0, 2, 3], -30000)
+    spread = edit.call(fxp.insert_zeros.default, edit.call(fxp.select2d.default, padded, [0, 3, 1], [5, 4, 4, 0]), [2, 3])
+    return edit.call(fxp.concat.default, [spread, spread], 1)
+
+
+def windowed(edit: Edit, x: fx.Node) -> fx.Node:
+    most = edit.call(fxp.max_pool2d.default, x, [3, 3], [2, 1], [1] * 4, [1, 1])
+    sums = edit.call(fxp.sum_pool2d.default, most, [2, 2], [1, 1], [1, 0, 0, 1])
+    return requantized(edit, sums, torch.tensor([8191], dtype=torch.int32), 15, SHORT)
+
+
+def test_sixteen_bits(same_on_extremes: Check) -> None:
+    """Every kernel that reads or writes 16-bit values, with weights and windows that leave their sums within 32 bits."""
+    image, short = (17, 4, 6), torch.int16
+    shapes = ((17, 5, 1, (4, 6), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), (17, 17, 17, (4, 6), (3, 3), (2, 1), (1, 1, 1, 1), (1, 1)))
+    convolutions = [convolution(shape, number, limits) for shape in shapes for number, limits in ((1, SHORT), (2, S8), (3, None))]
+    bodies = (
+        *convolutions,
+        summed,
+        rearranged,
+        windowed,
+        curve(1, 1),
+        curve(17, 1),
+        curve(4, 2, steep=True),
+        product(curve(1, 1), SHORT, [1]),
+    )
+
+    def rows(edit: Edit, x: fx.Node) -> fx.Node:
+        generator = torch.Generator().manual_seed(4)
+        acc = edit.call(
+            fxp.linear.default, x, edit.add_tensor("weight", weights(generator, 9, 50)), edit.add_tensor("bias", biases(generator, 9))
+        )
+        return requantized(edit, acc, multipliers(generator, 9, 50), 15, SHORT, -1)
+
+    same_on_extremes(
+        [*((image, short, body) for body in bodies), ((50,), short, rows), (image, torch.int8, convolution(shapes[0], 5, SHORT))]
     )

@@ -9,9 +9,9 @@ import pytest
 import torch
 from fxpress_backends.tvm import TVM, cpu
 from fxpress_backends.tvm.rules import RULES
-from fxpress_ir import Edit, Program, capture, verify
+from fxpress_ir import Edit, Program, verify
 from support import aten, built, fxp, multipliers
-from torch import fx, nn
+from torch import fx
 
 GENERIC = cpu.x86_64()
 VNNI = cpu.native(("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", cpu.VNNI))
@@ -44,10 +44,10 @@ REFUSED: tuple[tuple[str, tuple[int, ...], torch.dtype, Body], ...] = (
         lambda edit, x: edit.call(aten.flatten.using_ints, x, 0),
     ),
     (
-        "transpose_int: shape [7, 'batch'] is symbolic beyond dimension 0",
+        "slice_tensor: dimension 0, ((batch + 1)//2), is no sum of products of dynamic dimensions",
         (1, 7),
         torch.int8,
-        lambda edit, x: edit.call(aten.transpose.int, x, 0, 1),
+        lambda edit, x: edit.call(aten.slice.Tensor, x, 0, 0, 2**63 - 1, 2),
     ),
     (
         "quantize_default: range [-2147483648, 2147483647] is too wide",
@@ -56,23 +56,25 @@ REFUSED: tuple[tuple[str, tuple[int, ...], torch.dtype, Body], ...] = (
         lambda edit, x: edit.call(fxp.quantize.default, x, 0.5, -(2**31), 2**31 - 1, torch.int32),
     ),
     (
-        "slice_tensor: dimension 0 is sliced by or along a dynamic size",
-        (1, 7),
+        "concat_default: its xs is a constant of fewer than 2 dimensions",
+        (1,),
         torch.int8,
-        lambda edit, x: edit.call(aten.slice.Tensor, x, 0, 0, 1),
+        lambda edit, x: edit.call(fxp.concat.default, [x, edit.add_tensor("y", torch.ones(7, dtype=torch.int8))], 0),
     ),
     (
-        "concat_default: its xs is a constant",
-        (1, 7),
-        torch.int8,
-        lambda edit, x: edit.call(fxp.concat.default, [x, edit.add_tensor("y", torch.ones(1, 7, dtype=torch.int8))], 0),
-    ),
-    (
-        "add_default: its y is a constant",
+        "add_default: its y is a constant of fewer than 2 dimensions",
         (1, 3),
         torch.int8,
         lambda edit, x: edit.call(
-            fxp.add.default, x, edit.add_tensor("y", torch.ones(1, 3, dtype=torch.int8)), 1, 1, 1, -128, 127, torch.int8
+            fxp.add.default, x, edit.add_tensor("y", torch.ones(3, dtype=torch.int8)), 1, 1, 1, -128, 127, torch.int8
+        ),
+    ),
+    (
+        "requantize_default: its b is computed",
+        (1, 3),
+        torch.int8,
+        lambda edit, x: edit.call(
+            fxp.requantize.default, x, edit.call(aten.clone.default, edit.add_tensor("b", multipliers([1]))), 1, -128, 127, 1, torch.int8
         ),
     ),
 )
@@ -96,23 +98,15 @@ def test_fixed_batches_are_held_to_the_same(fixed: Callable[..., Program]) -> No
     def product_of_ranks(edit: Edit, x: fx.Node) -> fx.Node:
         return edit.call(fxp.multiply.default, edit.call(aten.unsqueeze.default, x, 0), x)
 
-    def to_more_dimensions(edit: Edit, x: fx.Node) -> fx.Node:
-        return edit.call(aten.expand.default, x, [2, 3, 5])
-
     example = torch.zeros(3, 5, dtype=torch.int8)
     assert refused(fixed(example, along_the_batch)) == "requantize_default: its b runs along dimension 0"
     assert refused(fixed(example, a_table_an_image)) == "lut_default: its table runs along dimension 0"
     assert refused(fixed(example, other_rank)) == "add_default: combines shapes [3, 5] and [1, 3, 5]"
     assert refused(fixed(example, product_of_ranks)) == "multiply_default: combines shapes [1, 3, 5] and [3, 5]"
-    assert refused(fixed(example, to_more_dimensions)) == "expand_default: [3, 5] is expanded to 3 dimensions"
 
 
-def test_float_program() -> None:
-    class Twice(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + x
-
-    assert refused(capture(Twice(), (torch.zeros(3, 5),))) == "program: its stage is float"
+def test_simulated_program() -> None:
+    assert refused(built((1, 3), doubled, dtype=torch.int8, stage="simulated")) == "program: its stage is simulated"
 
 
 def test_an_operator_without_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,27 @@ def test_moves_along_a_fixed_batch(fixed: Callable[..., Program], same_bits: Che
     same_bits(fixed(example, body), [example])
 
 
+def test_constants_among_images(fixed: Callable[..., Program], same_bits: Check) -> None:
+    """Joined to channels and to images, added, read as padding needs it, in rows and moved by numbers."""
+    generator = torch.Generator().manual_seed(5)
+
+    def codes(edit: Edit, *shape: int) -> fx.Node:
+        return edit.add_tensor("codes", torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8))
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        wider = edit.call(fxp.concat.default, [codes(edit, 3, 4, 4, 4), x], 1)
+        longer = edit.call(fxp.concat.default, [wider, codes(edit, 1, 9, 4, 4)], 0)
+        padded = convolution((9, 7, 1, (4, 4), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)), 1, S8)
+        fixed_image = padded(edit, edit.call(aten.permute.default, codes(edit, 4, 4, 1, 9), [2, 3, 0, 1]))
+        total = edit.call(fxp.add.default, padded(edit, longer), fixed_image, 3, -2, 2, *S8)
+        rows = edit.call(aten.permute.default, total, [0, 2, 3, 1])
+        places = edit.call(aten.expand.default, edit.call(aten.unsqueeze.default, codes(edit, 4, 1, 7), 0), [4, -1, 4, -1])
+        return edit.call(fxp.add.default, rows, places, 3, 2, 2, *S8)
+
+    example = torch.randint(-128, 128, (3, 5, 4, 4), generator=generator, dtype=torch.int8)
+    same_bits(fixed(example, body), [example])
+
+
 def shuffled_halves(edit: Edit, x: fx.Node) -> fx.Node:
     left, right = cut(1, 0, 8)(edit, x), cut(1, 8, 16)(edit, x)
     right = convolution((8, 8, 1, (4, 4), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), 1, S8)(edit, right)

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 from fxpress_backends.tvm import pack
+from fxpress_backends.tvm.sizes import padded
 from fxpress_backends.tvm.tile import COLUMN_SUMS, REGISTERS, column_tile, image_tile, matrix_tile, registers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ def test_tiles_of_resnet_waste_nothing() -> None:
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_packed_weights_are_found_where_kernels_look(outputs: int, inputs: int, height: int, width: int, seed: int) -> None:
     weight = np.random.default_rng(seed).integers(-127, 128, (outputs, inputs, height, width))
-    channels, stored = pack.rounded_up(outputs, 16), pack.rounded_up(inputs, 4)
+    channels, stored = padded(outputs, 16), padded(inputs, 4)
     by_lane, by_word = pack.weights_by_lane(weight, channels), pack.weights_by_word(weight, channels, stored)
     for o, i, h, w in product(range(outputs), range(inputs), range(height), range(width)):
         tap = h * width + w
@@ -51,7 +52,7 @@ def test_columns_of_a_depthwise_kernel_meet_their_rows(rows: int, stride: int, d
     words = pack.column_words(rows, height, stride, dilation)
     packed = pack.weights_by_column(weight, 16, rows, stride, dilation).astype(np.int64).reshape(1, len(words), width, 16, 4)
     reach = (rows - 1) * stride + (height - 1) * dilation + 1
-    image = draw.integers(0, 256, (pack.rounded_up(reach, 4), 16))
+    image = draw.integers(0, 256, (padded(reach, 4), 16))
     for row, column in product(range(rows), range(width)):
         mine = [(number, four) for number, (its_row, four) in enumerate(words) if its_row == row]
         found = sum(np.einsum("bc,cb->c", image[4 * four : 4 * four + 4], packed[0, number, column]) for number, four in mine)

@@ -13,7 +13,7 @@ from fxpress_ir.dyadic import saturation_bounds, shift_for
 from fxpress_ir.ops import INTEGER_OPERATORS, OPERATORS, SHAPE_OPERATORS, Interval, arguments, constant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import aten, built, fxp, moving_net, residual_net
+from support import aten, attending_net, built, fxp, moving_net, residual_net
 from torch import Tensor, fx
 
 
@@ -29,7 +29,9 @@ def test_every_integer_operator_has_a_proof_rule_and_fake_quantisers_have_none()
 
 
 def test_every_integer_operator_stands_in_the_hand_made_nets() -> None:
-    used = {node.target for net in (residual_net(), moving_net()) for node in net.graph.nodes if node.op == "call_function"}
+    used = {
+        node.target for net in (residual_net(), moving_net(), attending_net()) for node in net.graph.nodes if node.op == "call_function"
+    }
     assert used >= INTEGER_OPERATORS.keys()
 
 
@@ -48,6 +50,7 @@ SAMPLES: dict[Any, tuple[Any, ...]] = {
     aten.squeeze.dim: (1,),
     aten.squeeze.dims: ([1],),
     aten.slice.Tensor: (0, 0, 2**63 - 1, 1),
+    aten.select.int: (0, 0),
     aten.expand.default: ([1, 3, 2, 4],),
     aten.contiguous.default: (),
     aten.clone.default: (),
@@ -57,6 +60,7 @@ SAMPLES: dict[Any, tuple[Any, ...]] = {
 @pytest.mark.parametrize("overload", SHAPE_OPERATORS, ids=str)
 def test_a_shape_operator_moves_every_value_once(overload: Any) -> None:
     x = torch.randperm(24, generator=torch.Generator().manual_seed(0)).to(torch.int8).reshape(3, 2, 4)
+    x = x[None] if overload is aten.select.int else x
     assert sorted(overload(x, *SAMPLES[overload]).flatten().tolist()) == list(range(24))
 
 

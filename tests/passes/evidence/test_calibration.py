@@ -14,7 +14,7 @@ from fxpress_ir import Program, capture
 from fxpress_ir.errors import CalibrationError
 from fxpress_passes.evidence import Batch, Calibration
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 DATA = [torch.full((batch, 3), float(batch)) for batch in (1, 4, 2)]
 """Batches of different sizes."""
@@ -101,6 +101,46 @@ def test_a_generator_is_walked_only_once() -> None:
     for _ in range(2):
         list(calibration.batches(_program()))
     assert len(walked) == 3
+
+
+def test_a_generator_is_read_no_further_than_it_is_walked_over() -> None:
+    walked = []
+
+    def once() -> Iterator[Tensor]:
+        for batch in DATA:
+            walked.append(batch)
+            yield batch
+
+    calibration = Calibration(once())
+    calibration.first(_program())
+    assert (len(walked), calibration.known) == (1, 0)
+    first, second = calibration.batches(_program()), calibration.batches(_program())
+    assert _equal([next(first), next(second), next(second), next(first)], [(DATA[place],) for place in (0, 0, 1, 1)])
+    assert len(walked) == 2
+    assert _equal(calibration.batches(_program()), [(batch,) for batch in DATA])
+    assert (len(walked), calibration.known, len(calibration)) == (3, 3, 3)
+
+
+def test_a_generator_that_failed_does_not_end_early_the_next_time() -> None:
+    def failing() -> Iterator[Tensor]:
+        yield DATA[0]
+        raise OSError("the disk is gone")
+
+    calibration = Calibration(failing())
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk is gone"):
+            list(calibration.batches(_program()))
+    assert torch.equal(calibration.first(_program())[0], DATA[0])
+
+
+def test_a_loader_that_cannot_tell_its_length_is_counted() -> None:
+    class Stream(IterableDataset[Tensor]):
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter(DATA)
+
+    calibration = Calibration(DataLoader(Stream(), batch_size=None))
+    assert calibration.known == 0
+    assert len(calibration) == 3
 
 
 def test_a_spooled_tensor_is_the_value_at_its_time() -> None:

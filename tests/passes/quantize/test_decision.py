@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
+from blocks import ready, seen
 from float_programs import captured, sample
 from fxpress_ir import Program
 from fxpress_ir.errors import PassError
 from fxpress_passes.evidence import Calibration, Evidence, Range
 from fxpress_passes.quantize.decision import Decision, Placement, islands
 from fxpress_passes.quantize.recognize import recognize
-from fxpress_passes.quantize.scales import activation_grid
+from fxpress_passes.quantize.recognized import Recognized
+from fxpress_passes.quantize.scales import PROBABILITIES, activation_grid
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -125,11 +127,11 @@ def test_only_what_leaves_the_integers_has_16_bits(name: str) -> None:
 
 ISLANDS: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "none": (lambda a, line: line(a.relu()), {}),
-    "one": (lambda a, line: line(a.softmax(1)), {"softmax": "aten.softmax.int has no integer form"}),
+    "one": (lambda a, line: line(a.softmax(1)), {"softmax": "it is not over the last dimension"}),
     "what moves its values to the output": (
         lambda a, line: a.softmax(1).transpose(1, 2).flatten(1),
         {
-            "softmax": "aten.softmax.int has no integer form",
+            "softmax": "it is not over the last dimension",
             "transpose": "it moves what softmax computes in floats",
             "flatten": "it moves what transpose computes in floats",
         },
@@ -137,14 +139,14 @@ ISLANDS: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "what moves its values to the next": (
         lambda a, line: line(a.softmax(1).transpose(1, 2).cumsum(1)),
         {
-            "softmax": "aten.softmax.int has no integer form",
+            "softmax": "it is not over the last dimension",
             "transpose": "it moves what softmax computes in floats",
             "cumsum": "aten.cumsum.default has no integer form",
         },
     ),
     "what moves its values to a layer is none": (
         lambda a, line: (line(y := a.softmax(1).transpose(1, 2)), y.flatten(1)),
-        {"softmax": "aten.softmax.int has no integer form"},
+        {"softmax": "it is not over the last dimension"},
     ),
 }
 
@@ -162,7 +164,7 @@ def test_an_island_that_integers_read_is_a_border() -> None:
 
 
 def test_an_island_that_only_floats_read_has_no_quantizer() -> None:
-    program = captured(lambda x: x.cumsum(1).softmax(1), 1, 4)
+    program = captured(lambda x: x.cumsum(1).cumprod(1), 1, 4)
     assert _plan(program) == Placement({}, {})
 
 
@@ -204,3 +206,92 @@ def test_a_range_far_too_small_is_an_error_that_names_it() -> None:
         _plan(program, add=Range(-1e-9, 1e-9))
     assert str(caught.value).startswith("place-quantizers, node add: multiplier ")
     assert str(caught.value).endswith(" is outside (0, 2^14); rescale the layer's weights or its input")
+
+
+def _in_blocks(name: str) -> tuple[Program, Placement, dict[str, Range]]:
+    program, context = ready(name), seen(name)
+    ranges = dict(context.evidence.ranges(program))
+    return program, _plan_of(program, ranges), ranges
+
+
+def _plan_of(program: Program, ranges: Mapping[str, Range], bits: int = 8) -> Placement:
+    return Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: 8, bits).plan()
+
+
+def test_the_values_of_the_residual_stream_have_16_bits_and_what_layers_read_8() -> None:
+    _, plan, _ = _in_blocks("pre-norm")
+    short = {site for site, limits in _limits(plan).items() if limits == S16}
+    stream = {"x", "token", "cat", "positions", "add", "linear_3", "add_1", "linear_5", "add_2"}
+    assert short == {*stream, "linear_6"}  # and the last layer
+    assert plan.activations["token"] == plan.activations["x"] == plan.activations["cat"]
+    assert plan.narrowed == {}
+    _, plan, _ = _in_blocks("decoder")
+    short = {site for site, limits in _limits(plan).items() if limits == S16}
+    assert short == {"embedding", "linear_3", "add_2", "linear_6", "add_3", "linear_7"}
+    assert _limits(plan)["add"] == _limits(plan)["add_1"] == S8  # the rotations
+
+
+def test_a_value_of_16_bits_that_layers_read_is_narrowed_for_them() -> None:
+    """The normalised value between two blocks is read by a layer and by a sum; the input by three layers and by a sum."""
+    _, plan, ranges = _in_blocks("post-norm")
+    assert {name: narrowed.readers for name, narrowed in plan.narrowed.items()} == {
+        "x": ("linear", "linear_1", "linear_2"),
+        "layer_norm": ("linear_4",),
+    }
+    for name, narrowed in plan.narrowed.items():
+        wide, grid = plan.activations[name], narrowed.grid
+        assert (wide.bits, grid.bits) == (16, 8)
+        natural = activation_grid(ranges[name].low, ranges[name].high, unsigned=False)
+        assert grid.scale == pytest.approx(natural.scale, rel=2.0**-8)
+        steps = wide.scale / grid.scale * 2**16
+        assert steps == pytest.approx(round(steps), rel=1e-12)
+
+
+def test_a_constant_in_the_stream_is_narrowed_by_its_own_range() -> None:
+    class Twice(nn.Module):
+        """A constant that a residual sum adds and a product reads."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.constant, self.line = nn.Parameter(torch.linspace(-3, 3, 24).reshape(1, 6, 4)), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.layer_norm(x + self.constant, (4,)) + self.line(x) * self.constant
+
+    program = captured(Twice(), 1, 6, 4)
+    plan = _plan(program)
+    assert plan.activations["constant"] == activation_grid(-3.0, 3.0, unsigned=False, bits=16)
+    assert plan.narrowed["constant"].readers == ("mul",)
+    assert plan.narrowed["constant"].grid.scale == pytest.approx(3 / 127, rel=2.0**-8)
+    assert _limits(plan)["x"] == S16
+    assert plan.narrowed["x"].readers == ("linear",)
+
+
+def test_the_grids_of_attention_are_snapped_to_the_products_that_they_come_from() -> None:
+    program, plan, ranges = _in_blocks("decoder")
+    (node,) = [node for node, what in recognize(program.graph).found.items() if isinstance(what, Recognized) and what.kind == "attention"]
+    what = recognize(program.graph).found[node]
+    assert isinstance(what, Recognized)
+    assert what.scores is not None
+    grids = {name: grid.scale for name, grid in plan.activations.items()}
+    multipliers = (
+        grids["add"] * grids["add_1"] * what.factor / grids[what.scores.name],
+        grids["linear_2"] / 256 / grids[node.name],
+    )
+    for real in multipliers:
+        assert real * 2**16 == pytest.approx(round(real * 2**16), rel=1e-12)
+    for site in (what.scores.name, node.name):
+        assert grids[site] == pytest.approx(activation_grid(ranges[site].low, ranges[site].high, unsigned=False).scale, rel=2.0**-8)
+
+
+def test_probabilities_have_a_grid_of_their_own() -> None:
+    program = captured(lambda x: x.softmax(-1), 1, 3, 4)
+    assert _plan(program).activations["softmax"] == PROBABILITIES
+
+
+def test_activations_of_16_bits_are_narrowed_for_attention_alone() -> None:
+    program, _, ranges = _in_blocks("pre-norm")
+    plan = _plan_of(program, ranges, 16)
+    readers = {reader for narrowed in plan.narrowed.values() for reader in narrowed.readers}
+    assert readers == {"matmul_default", "transpose_int", "matmul_default_1"}
+    assert {site for site, grid in plan.activations.items() if grid.bits == 8} == {"mul_tensor"}  # the scores

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import pytest
 import torch
-from float_programs import BATCHES, Chain, captured, measured, residual_program, sample, untouched
+from blocks import BLOCKS, LENGTH, MOST, block, calibration, example
+from float_programs import BATCHES, Chain, Function, captured, measured, residual_program, sample, untouched
 from fxpress_ir import Program, text, verify
 from fxpress_ir.analysis.saturation import saturation
 from fxpress_ir.errors import PipelineError, RefusalError
@@ -46,24 +47,26 @@ def test_options_are_checked_when_it_is_made() -> None:
         QuantizeDyadic(weight_bits=5)
     with pytest.raises(PipelineError, match="ranges='max'; one of minmax, percentile, mse, entropy"):
         QuantizeDyadic(ranges="max")
+    with pytest.raises(PipelineError, match="to-integer: io='int'; one of float, integer"):
+        QuantizeDyadic(io="int")
 
 
-def test_its_options_are_those_of_placing_quantizers() -> None:
-    assert options_of(QuantizeDyadic) == options_of(PlaceQuantizers)
-    whole = QuantizeDyadic(4, 2, "mse", "percentile", 99.0, True)
-    assert whole.parts()[0] == PlaceQuantizers(4, 2, "mse", "percentile", 99.0, True)
+def test_its_options_are_those_of_its_parts() -> None:
+    assert options_of(QuantizeDyadic) == {**options_of(PlaceQuantizers), **options_of(ToInteger)}
+    whole = QuantizeDyadic(4, 16, 2, "mse", "percentile", 99.0, True, "integer")
+    assert whole.parts() == (PlaceQuantizers(4, 16, 2, "mse", "percentile", 99.0, True), ToInteger("integer"))
 
 
 def test_what_has_no_integer_form_is_refused_when_only_integers_will_do() -> None:
-    program, context = captured(Chain(nn.Linear(3, 3), nn.Softmax(1)), 1, 3), Context()
-    with untouched(program), pytest.raises(RefusalError, match=r"place-quantizers, node softmax: aten\.softmax\.int has no integer form"):
+    program, context = captured(Chain(nn.Linear(3, 3), Function(lambda x: x.cumsum(1))), 1, 3), Context()
+    with untouched(program), pytest.raises(RefusalError, match=r"place-quantizers, node cumsum: aten\.cumsum\.default has no integer form"):
         QuantizeDyadic(integer_only=True).apply(program, context)
 
 
 def test_what_has_no_integer_form_becomes_a_named_island_otherwise() -> None:
-    program = captured(Chain(nn.Linear(3, 3), nn.Softmax(1), nn.Linear(3, 2)), 1, 3)
+    program = captured(Chain(nn.Linear(3, 3), Function(lambda x: x.cumsum(1)), nn.Linear(3, 2)), 1, 3)
     result = QuantizeDyadic().apply(program, measured(program))
-    assert (result.stage, result.islands) == ("mixed", ("softmax",))
+    assert (result.stage, result.islands) == ("mixed", ("cumsum",))
     verify(result)
     inputs = sample(program, 3, seed=1)
     assert difference(program.run(*inputs), result.run(*inputs)).sqnr >= 25
@@ -93,6 +96,29 @@ def test_networks_in_the_manner_of_well_known_ones_keep_their_function(name: str
         (x,) = sample(stages.float, batch, seed=1000)
         assert difference(stages.float.run(x), stages.integer.run(x)).sqnr >= FLOORS[name]
         assert saturation(stages.integer, x).share < 0.01
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_transformer_blocks_keep_their_function_in_integers_alone(name: str) -> None:
+    program = block(name)
+    pipeline = Pipeline.parse("fold-constants, quantize-dyadic{integer_only=true}")
+    integer = pipeline.run(program, calibration=calibration(name)).program
+    certificate = verify(integer)
+    assert (certificate.stage, integer.islands) == ("integer", ())
+    assert all(fact["least"] <= fact["low"] and fact["high"] <= fact["most"] for fact in certificate.facts)
+    lengths = (LENGTH, MOST) if name == "decoder" else (LENGTH, LENGTH)
+    for batch, length in zip(BATCHES, lengths, strict=True):
+        inputs = example(name, batch, 99, length)
+        assert difference(program.run(*inputs), integer.run(*inputs)).sqnr >= 35
+
+
+@pytest.mark.parametrize("options", ["weight_bits=4", "activation_bits=16", "ranges=mse"])
+def test_transformer_blocks_take_the_other_options_too(options: str) -> None:
+    pipeline = Pipeline.parse(f"fold-constants, quantize-dyadic{{integer_only=true, {options}}}")
+    integer = pipeline.run(block("pre-norm"), calibration=calibration("pre-norm")).program
+    assert verify(integer).stage == "integer"
+    inputs = example("pre-norm", 3, 99)
+    assert difference(block("pre-norm").run(*inputs), integer.run(*inputs)).sqnr >= 20
 
 
 @pytest.mark.parametrize("ranges", ["percentile", "mse", "entropy"])

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from blocks import BLOCKS, ready, seen
 from fxpress_ir import Program
+from fxpress_passes.quantize.place_quantizers import PlaceQuantizers
 from fxpress_passes.quantize.recognize import Recognition, computes_on_floats, recognize
 from fxpress_passes.quantize.recognized import Recognized
 from networks import NETWORKS
 from quantized import network_stages
-from sketch import IMAGE, Sketch, alone
+from sketch import IMAGE, Sketch, alone, attended, rotated
 from torch import Tensor, fx
 
 _aten = torch.ops.aten
@@ -117,16 +119,60 @@ def test_a_table_has_the_axis_of_its_constants() -> None:
 
 
 def test_a_constant_that_no_table_holds_leaves_the_rest_of_the_function_one() -> None:
-    """relu(x) + 1 is a table still, and so is what comes after the sum with a whole image."""
+    """relu(x) + 1 is a table still, and so is what comes after the sum with a whole image, which is a value itself."""
     sketch = Sketch()
+    image = sketch.tensor(4, 6, 6)
     first = sketch.call(ADD, sketch.call(RELU, sketch.x), 1)
-    middle = sketch.call(ADD, first, sketch.tensor(4, 6, 6))
+    middle = sketch.call(ADD, first, image)
     last = sketch.call(SIGMOID, middle)
     recognition = sketch.recognition(last)
     assert recognition.found[first] == Recognized("table", (sketch.x,))
-    assert recognition.found[middle] == "its constant differs along more than the channels"
+    assert recognition.found[middle] == Recognized("add", (first, image))
+    assert recognition.found[image] == Recognized("constant", ())
     assert recognition.found[last] == Recognized("table", (middle,))
     assert recognition.inside == frozenset(first.all_input_nodes) - {sketch.x}
+
+
+def test_sums_products_concatenations_and_moves_read_constants_as_values() -> None:
+    sketch = Sketch()
+    images = [sketch.tensor(2, 4, 6, 6) for _ in range(4)]
+    less, gated = sketch.call(_aten.sub.Tensor, images[0], sketch.x), sketch.call(MUL, sketch.x, images[1])
+    joined, moved = sketch.call(_aten.cat.default, [sketch.x, images[2]], 1), sketch.call(_aten.transpose.int, images[3], 2, 3)
+    bounded = sketch.call(RELU, gated)
+    recognition = sketch.recognition(less, joined, moved, bounded)
+    assert [recognition.found[node] for node in (less, bounded, joined, moved)] == [
+        Recognized("add", (images[0], sketch.x), sign=-1),
+        Recognized("product", (sketch.x, images[1]), core=gated, bounds=(0.0, INF)),
+        Recognized("concat", (sketch.x, images[2])),
+        Recognized("move", (images[3],)),
+    ]
+    assert [recognition.found[image] for image in images] == [Recognized("constant", ())] * 4
+
+
+def test_what_divides_by_a_whole_image_or_reads_two_constants_is_nothing() -> None:
+    sketch = Sketch()
+    images = [sketch.tensor(4, 6, 6) for _ in range(3)]
+    divided, both = sketch.call(_aten.div.Tensor, sketch.x, images[0]), sketch.call(ADD, *images[1:])
+    scaled = sketch.call(ADD, sketch.x, sketch.tensor(4, 6, 6), alpha=2)
+    assert sketch.found(divided, both, scaled) == [
+        "its constant differs along more than the channels",
+        "it computes on constants alone",
+        "it scales its second operand by 2",
+    ]
+
+
+def test_a_pattern_and_what_is_refused_of_one_are_no_functions() -> None:
+    """What follows attention or a rotation is a table of its result; a refused one keeps its operators, where they are values."""
+    sketch = Sketch(2, 4, 4)
+    whole, turned = attended(sketch, sketch.x, sketch.x, sketch.x), rotated(sketch, sketch.x, sketch.tensor(4, 4), sketch.tensor(4, 4))
+    refused = attended(sketch, sketch.x, sketch.x, sketch.x, factor=-1.0)
+    tips = [sketch.call(SIGMOID, node) for node in (whole, turned, refused)]
+    recognition = sketch.recognition(*tips)
+    assert [recognition.found[tip] for tip in tips] == [Recognized("table", (node,)) for node in (whole, turned, refused)]
+    assert recognition.found[refused] == "its scores are multiplied by -1"
+    softmax, _ = refused.all_input_nodes
+    assert recognition.found[softmax] == Recognized("softmax", tuple(softmax.all_input_nodes))
+    assert recognition.inside >= {part for what in map(recognition.found.get, (whole, turned)) for part in what.parts}  # type: ignore[union-attr]
 
 
 def test_constants_along_two_dimensions_are_no_one_table() -> None:
@@ -161,7 +207,7 @@ def _of_two(target: Callable[..., Tensor]) -> Recognized | str:
 
 
 def test_what_has_no_integer_form_says_why() -> None:
-    assert alone(_aten.softmax.int, 1)[1] == "aten.softmax.int has no integer form"
+    assert alone(_aten.softmax.int, 1)[1] == "it is not over the last dimension"
     assert alone(_aten.cumsum.default, 1)[1] == "aten.cumsum.default has no integer form"
     assert _of_two(_aten.div.Tensor) == "aten.div.Tensor of several values has no integer form"
     assert _of_two(_aten.maximum.default) == "aten.maximum.default of several values has no integer form"
@@ -173,8 +219,8 @@ def test_what_has_no_integer_form_says_why() -> None:
         "its operand x is not a float tensor",
         "its operand x is not a float tensor",
     ]
-    moved = Sketch()
-    assert moved.found(moved.call(_aten.view.default, moved.tensor(2, 2), [4])) == ["its operand w is constant"]
+    pooled = Sketch()
+    assert pooled.found(pooled.call(_aten.max_pool2d.default, pooled.tensor(*IMAGE), [2, 2])) == ["its operand w is constant"]
     grown = Sketch(4, 1)
     assert grown.found(grown.call(MUL, grown.x, grown.tensor(3))) == ["it broadcasts its operand"]
 
@@ -204,6 +250,18 @@ def test_fake_quantizers_change_nothing(name: str) -> None:
     assert after == before
     assert {"weighted"} < {what[0] for what in before.values()}
     assert not [reason for reason in before.values() if isinstance(reason, str)]
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_fake_quantizers_change_nothing_in_a_transformer(name: str) -> None:
+    program = ready(name)
+    simulated = PlaceQuantizers(integer_only=True).apply(program, seen(name))
+    before, after = (_kinds(recognize(graph)) for graph in (_without_quantizers(simulated), simulated.graph))
+    for kinds in (before, after):  # constants of one side are quantisers of constants on the other
+        for name in [name for name, what in kinds.items() if what == ("constant", None)]:
+            del kinds[name]
+    assert after == before
+    assert {"normalize", "attention", "weighted", "add"} <= {what[0] for what in before.values()}
 
 
 def _without_quantizers(program: Program) -> fx.Graph:

@@ -8,7 +8,7 @@ from fxpress_passes.quantize.recognize import recognize
 from fxpress_passes.quantize.recognized import ACCUMULATES, PASSES_ON, Recognized
 from sketch import Sketch
 
-VALUES = ACCUMULATES | {"concat", "table"}
+VALUES = ACCUMULATES | {"concat", "table", "softmax", "attention", "normalize", "rotary", "embedding", "constant"}
 """Kinds that get a quantiser of their own."""
 
 

@@ -9,7 +9,18 @@ import pytest
 import torch
 from fxpress_ir.dyadic import MULTIPLIER_LIMIT, shift_for
 from fxpress_ir.errors import ProgramError
-from fxpress_passes.quantize.scales import BIAS_LIMIT, Grid, Snapped, activation_grid, snap_output, snap_sum, snap_weight
+from fxpress_passes.quantize.scales import (
+    BIAS_LIMIT,
+    PRODUCT_LIMIT,
+    Grid,
+    Snapped,
+    activation_grid,
+    reach_limit,
+    shift_limit,
+    snap_output,
+    snap_sum,
+    snap_weight,
+)
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,6 +32,11 @@ powers = st.floats(-20, 6).map(lambda exponent: float(np.float32(2.0**exponent))
 seeds = st.integers(0, 2**32 - 1)
 grids = st.builds(Grid, powers, st.just(-128), st.just(127)) | st.builds(Grid, powers, st.just(-(2**15)), st.just(2**15 - 1))
 float32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def source(scale: float) -> Grid:
+    """The grid of a layer's input."""
+    return Grid(scale, -128, 127)
 
 
 def _weight(seed: int, spread: float = 4.0) -> Tensor:
@@ -49,7 +65,7 @@ def test_weight_scales_are_dyadic_exactly(seed: int, s_x: float, target: Grid, b
     largest = float((_natural(weight, bits) * s_x / target.scale).max())
     assume(largest < 2**14 - 1)
     bias = torch.randn(6, generator=torch.Generator().manual_seed(seed)) * target.scale * 300 if with_bias else None
-    snapped = snap_weight(weight, bias, s_x, target, bits=bits)
+    snapped = snap_weight(weight, bias, source(s_x), target, bits=bits)
     limit = 15 if target.bits == 16 else 16
     _check_dyadic(snapped, s_x, target.scale, limit)
     assert snapped.c == shift_for(max(largest, 2.0**-40), limit=limit)
@@ -59,7 +75,7 @@ def test_weight_scales_are_dyadic_exactly(seed: int, s_x: float, target: Grid, b
 def test_multipliers_can_be_read_back_from_the_scales(seed: int, s_x: float, target: Grid) -> None:
     weight = _weight(seed)
     assume(float((_natural(weight) * s_x / target.scale).max()) < 2**14 - 1)
-    snapped = snap_weight(weight, None, s_x, target)
+    snapped = snap_weight(weight, None, source(s_x), target)
     c = shift_for(max(snapped.b) / 2**snapped.c, limit=15 if target.bits == 16 else 16)
     assert c >= snapped.c
     assert max(snapped.b) << (c - snapped.c) < MULTIPLIER_LIMIT
@@ -78,7 +94,9 @@ def test_snapping_costs_next_to_no_weight_error(exponent: int) -> None:
     weight = torch.randn(200, 256, generator=generator)
     natural = _natural(weight)
     target = Grid(float(natural.median()) / 2.0**exponent, -128, 127)
-    ratio = _error(weight, torch.tensor(snap_weight(weight, None, 1.0, target).scales, dtype=torch.float64)) / _error(weight, natural)
+    ratio = _error(weight, torch.tensor(snap_weight(weight, None, source(1.0), target).scales, dtype=torch.float64)) / _error(
+        weight, natural
+    )
     assert float(ratio.mean()) < 1.08
     assert float(ratio.quantile(0.95)) < 1.25
 
@@ -87,7 +105,7 @@ def test_snapping_costs_next_to_no_weight_error(exponent: int) -> None:
 def test_the_neighbour_with_the_smaller_weight_error_is_taken(exponent: int) -> None:
     weight = torch.randn(50, 30)
     target = Grid(float(_natural(weight).median()) / 2.0**exponent, -128, 127)
-    snapped = snap_weight(weight, None, 1.0, target)
+    snapped = snap_weight(weight, None, source(1.0), target)
     unit = target.scale / 2**snapped.c
     found = _error(weight, torch.tensor(snapped.scales, dtype=torch.float64))
     exact = _natural(weight) / unit
@@ -101,7 +119,7 @@ def test_a_huge_bias_stays_within_half_of_the_accumulator(seed: int, s_x: float,
     weight = _weight(seed, spread=1.0)
     assume(float((_natural(weight) * s_x / target.scale).max()) < 2**14 - 1)
     bias = torch.randn(6, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent * target.scale
-    snapped = snap_weight(weight, bias, s_x, target)
+    snapped = snap_weight(weight, bias, source(s_x), target)
     _check_dyadic(snapped, s_x, target.scale, 16)
     steps = bias.double().abs() / (s_x * torch.tensor(snapped.scales, dtype=torch.float64))
     reachable = bias.double().abs() * 2.0**snapped.c / target.scale / BIAS_LIMIT <= MULTIPLIER_LIMIT - 1
@@ -110,8 +128,8 @@ def test_a_huge_bias_stays_within_half_of_the_accumulator(seed: int, s_x: float,
 
 def test_only_the_channel_with_the_huge_bias_gets_a_larger_scale() -> None:
     weight, target = torch.ones(3, 4), Grid(2.0**-10, -128, 127)
-    plain = snap_weight(weight, torch.zeros(3), 1.0, target)
-    raised = snap_weight(weight, torch.tensor([0.0, 20000 * 2.0**9, 0.0]), 1.0, target)
+    plain = snap_weight(weight, torch.zeros(3), source(1.0), target)
+    raised = snap_weight(weight, torch.tensor([0.0, 20000 * 2.0**9, 0.0]), source(1.0), target)
     assert raised.c == plain.c
     assert (raised.b[0], raised.b[2]) == (plain.b[0], plain.b[2])
     assert raised.b[1] == 20000 > plain.b[1]  # |bias| / (2**-10 * 20000 / 2**11) == 2**30
@@ -121,7 +139,10 @@ def test_only_the_channel_with_the_huge_bias_gets_a_larger_scale() -> None:
 def test_channels_may_lie_along_another_axis(seed: int, s_x: float, target: Grid, bits: int) -> None:
     weight = _weight(seed)
     assume(float((_natural(weight, bits) * s_x / target.scale).max()) < 2**14 - 1)
-    plain, turned = snap_weight(weight, None, s_x, target, bits=bits), snap_weight(weight.T, None, s_x, target, bits=bits, axis=1)
+    plain, turned = (
+        snap_weight(weight, None, source(s_x), target, bits=bits),
+        snap_weight(weight.T, None, source(s_x), target, bits=bits, axis=1),
+    )
     assert (turned.scales, turned.b, turned.c, turned.axis, turned.bits) == (plain.scales, plain.b, plain.c, 1, bits)
 
 
@@ -129,7 +150,7 @@ def test_a_scale_that_groups_share_takes_the_largest_of_their_biases() -> None:
     """A transposed weight [in, out / groups]: bias 4 belongs to channel 1 of the second group."""
     weight, target = torch.ones(4, 3), Grid(2.0**-10, -128, 127)
     huge = torch.tensor([0.0, 0.0, 0.0, 0.0, 20000 * 2.0**9, 0.0])
-    plain, raised = (snap_weight(weight, bias, 1.0, target, axis=1) for bias in (torch.zeros(6), huge))
+    plain, raised = (snap_weight(weight, bias, source(1.0), target, axis=1) for bias in (torch.zeros(6), huge))
     assert (raised.b[0], raised.b[2], raised.c) == (plain.b[0], plain.b[2], plain.c)
     assert raised.b[1] == 20000 > plain.b[1]
 
@@ -137,24 +158,24 @@ def test_a_scale_that_groups_share_takes_the_largest_of_their_biases() -> None:
 @pytest.mark.parametrize(("target", "limit"), [(Grid(0.1, 0, 255), 16), (Grid(0.001, -(2**15), 2**15 - 1), 15)])
 def test_a_zero_channel_takes_the_smallest_multiplier(target: Grid, limit: int) -> None:
     weight = torch.tensor([[0.0, 0.0], [1.0, -3.0]])
-    snapped = snap_weight(weight, torch.tensor([2.0, 1.0]), 0.1, target)
+    snapped = snap_weight(weight, torch.tensor([2.0, 1.0]), source(0.1), target)
     assert snapped.b[0] == 1
     assert snapped.b[1] > 1
     for bias in (None, torch.zeros(2)):
-        assert snap_weight(torch.zeros(2, 2), bias, 0.1, target).b == (1, 1)
-        assert snap_weight(torch.zeros(2, 2), bias, 0.1, target).c == limit
+        assert snap_weight(torch.zeros(2, 2), bias, source(0.1), target).b == (1, 1)
+        assert snap_weight(torch.zeros(2, 2), bias, source(0.1), target).c == limit
 
 
 def test_tiny_weights_take_the_smallest_multiplier() -> None:
-    snapped = snap_weight(torch.full((2, 3), 1e-30), None, 0.1, Grid(0.1, -128, 127))
+    snapped = snap_weight(torch.full((2, 3), 1e-30), None, source(0.1), Grid(0.1, -128, 127))
     assert (snapped.b, snapped.c) == ((1, 1), 16)
 
 
 def test_weights_too_large_for_their_output_are_an_error() -> None:
     weight, target = torch.full((2, 3), 127.0), Grid(1.0, -128, 127)
-    assert snap_weight(weight, None, 2.0**14 - 1, target).c == 1
+    assert snap_weight(weight, None, source(2.0**14 - 1), target).c == 1
     with pytest.raises(ProgramError, match=r"multiplier 16384\.0 is outside \(0, 2\^14\); rescale the layer's weights or its input"):
-        snap_weight(weight, None, 2.0**14, target)
+        snap_weight(weight, None, source(2.0**14), target)
 
 
 @given(powers, grids, st.integers(1, 500))
@@ -162,7 +183,7 @@ def test_output_scales_are_dyadic_exactly_and_near_their_target(s_x: float, targ
     wanted = s_x / (divisor * target.scale)
     assume(2.0**-13 <= wanted < 2**14 - 1)
     grid = snap_output(s_x, target, divisor=divisor)
-    c = shift_for(wanted)
+    c = shift_for(wanted, limit=shift_limit(target))
     b = round(s_x / (divisor * grid.scale) * 2**c)
     assert 1 <= b < MULTIPLIER_LIMIT
     assert s_x / (divisor * grid.scale) == pytest.approx(b / 2**c, rel=NOISE)
@@ -214,3 +235,30 @@ def test_grids_of_known_ranges(low: float, high: float, unsigned: bool, bits: in
 def test_the_values_of_a_grid_are_those_of_all_codes_of_its_type(grid: Grid, first: int, last: int) -> None:
     expected = np.arange(first, last + 1, dtype=np.float32) * np.float32(grid.scale)
     assert np.array_equal(grid.values().numpy(), expected)
+
+
+@given(seeds, st.sampled_from([8, 4, 2]), st.floats(-12, 2), st.integers(1, 40))
+def test_sums_of_sixteen_bit_values_stay_within_half_of_the_accumulator(seed: int, bits: int, exponent: float, width: int) -> None:
+    """With as many codes as `reach_limit` allows, whatever the snapping does to the weights."""
+    weight = _weight(seed).repeat(1, width)
+    reach = reach_limit(weight, bits=bits)
+    codes = activation_grid(-1.0, 1.0, unsigned=False, bits=16, most=min(reach, 2**15 - 1))
+    target = activation_grid(-(2.0**exponent) * width, 2.0**exponent * width, unsigned=False, bits=16)
+    assume(float((_natural(weight, bits) * codes.scale / target.scale).max()) < 2**14 - 1)
+    snapped = snap_weight(weight, None, codes, target, bits=bits)
+    most = (1 << (bits - 1)) - 1
+    integers = (weight.double() / torch.tensor(snapped.scales, dtype=torch.float64)[:, None]).round().clamp(-most, most)
+    assert int(integers.abs().sum(1).max()) * max(codes.qmax, -codes.qmin) <= PRODUCT_LIMIT + 1 + most * weight.shape[1]
+
+
+@pytest.mark.parametrize(("unsigned", "most"), [(False, 2**15 - 1), (True, 2**15 - 1), (False, 1000), (True, 999)])
+def test_a_table_of_sixteen_bits_has_its_knots_inside_the_grid(unsigned: bool, most: int) -> None:
+    grid = activation_grid(0.0, 3.0, unsigned=unsigned, bits=16, most=most)
+    values = (grid.values() / torch.tensor(grid.scale, dtype=torch.float32)).round()
+    assert len(values) == 513
+    assert bool((values.diff() >= 0).all())
+    assert float(values[0]) >= grid.qmin - 127
+    assert float(values[-1]) <= grid.qmax + 127
+    inside = torch.arange(-(2**15), 2**15 + 1, 128)
+    inside = inside[(inside >= grid.qmin) & (inside <= grid.qmax)]
+    assert set(inside.tolist()) <= set(values.tolist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from fxpress_passes.quantize.decision import islands
 from fxpress_passes.quantize.sharing import shared, site_of
-from sketch import Sketch
+from sketch import Sketch, attended, rotated
 from torch import fx
 
 _aten = torch.ops.aten
@@ -63,10 +63,28 @@ def test_concatenations_that_share_a_value_are_one_group_and_others_are_not() ->
 
 def test_a_float_island_shares_as_a_border_and_a_concatenation_in_an_island_does_not() -> None:
     sketch = Sketch()
+    integers = sketch.input("i", 2, 4, 6, 6, dtype=torch.int64)
     layer, soft = _conv(sketch, sketch.x), sketch.call(_aten.softmax.int, sketch.x, 1)
     whole = sketch.call(CAT, [layer, soft], 1)
-    constant = sketch.call(CAT, [layer, sketch.tensor(2, 4, 6, 6)], 1)
-    assert _groups(sketch, whole, constant) == [{layer, soft, whole}]
+    mixed = sketch.call(CAT, [layer, integers], 1)
+    assert _groups(sketch, whole, mixed) == [{layer, soft, whole}]
+
+
+def test_constants_rows_of_tables_normalised_and_turned_values_share() -> None:
+    sketch = Sketch(2, 3, 4)
+    ids = sketch.input("ids", 2, 3, dtype=torch.int64)
+    token, rows = sketch.tensor(1, 1, 4), sketch.call(_aten.embedding.default, sketch.tensor(9, 4), ids)
+    normal, spread = sketch.call(_aten.layer_norm.default, sketch.x, [4]), sketch.call(_aten.expand.default, token, [2, 1, 4])
+    turned = rotated(sketch, sketch.x, sketch.tensor(3, 4), sketch.tensor(3, 4))
+    whole = sketch.call(CAT, [spread, rows, normal, turned], 1)
+    assert _groups(sketch, whole) == [{token, rows, normal, turned, whole}]
+
+
+def test_probabilities_attention_and_products_of_two_values_keep_their_own() -> None:
+    sketch = Sketch(2, 4, 4)
+    own = [sketch.call(_aten.softmax.int, sketch.x, -1), sketch.call(_aten.matmul.default, sketch.x, sketch.x)]
+    own.append(attended(sketch, sketch.x, sketch.x, sketch.x))
+    assert _groups(sketch, sketch.call(CAT, own, 1)) == []
 
 
 def test_the_site_of_a_value_is_where_its_quantizer_stands() -> None:

@@ -225,7 +225,7 @@ REFUSED: dict[str, Callable[[Sketch], Any]] = {
     "it crops": lambda s: s.call(PAD, s.x, [1, -1]),
     "it pads by circular": lambda s: s.call(PAD, s.x, [1, 1, 1, 1], "circular"),
     "it scales its second operand by 2": lambda s: s.call(ADD, s.x, s.call(_aten.transpose.int, s.x, 2, 3), alpha=2),
-    "its operand w is constant": lambda s: s.call(_aten.cat.default, [s.x, s.tensor(*IMAGE)], 1),
+    "its operand w is constant": lambda s: s.call(_aten.max_pool2d.default, s.tensor(*IMAGE), [2, 2]),
 }
 
 

@@ -9,43 +9,48 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from ..physical import Buffer, Group, Lead, Plan
+from ..physical import Group, Plan
+from ..sizes import value
+from .attention import attention_loops, attention_vnni
 from .conv2d_depthwise import conv2d_depthwise
 from .conv2d_loops import conv2d_loops
 from .conv2d_vnni import conv2d_vnni
 from .elementwise import add, multiply, requantize
-from .gather import concat, gather
+from .gather import concat, embedding, gather
 from .linear_loops import linear_loops
 from .linear_vnni import linear_vnni
-from .lut import lut, lut_permute
+from .lut import lut, lut16, lut_permute
+from .matmul import matmul_loops, matmul_vnni
 from .movement import convert, dequantize, quantize, rearrange
+from .normalize import affine, normalize
 from .operand import Call, Operand
 from .pool2d import max_pool2d, sum_pool2d
+from .rotary import rotary
+from .softmax import softmax
 
 _KERNELS: tuple[Callable[[Call], None], ...] = (
-    add, concat, conv2d_depthwise, conv2d_loops, conv2d_vnni, convert, dequantize, gather, linear_loops, linear_vnni, lut, lut_permute,
-    max_pool2d, multiply, quantize, rearrange, requantize, sum_pool2d,
+    add, affine, attention_loops, attention_vnni, concat, conv2d_depthwise, conv2d_loops, conv2d_vnni, convert, dequantize, embedding,
+    gather, linear_loops, linear_vnni, lut, lut16, lut_permute, matmul_loops, matmul_vnni, max_pool2d, multiply, normalize, quantize,
+    rearrange, requantize, rotary, softmax, sum_pool2d,
 )  # fmt: skip
 KERNELS = {kernel.__name__: kernel for kernel in _KERNELS}
 
 
 def prim_func(plan: Plan, group: Group) -> Any:
-    """The TIR function of a group: its inputs, its constants, then its output; symbolic sizes come from the operands' shapes."""
-    sizes: dict[Lead, Any] = {}
-
-    def operand(buffer: Buffer, role: str) -> Operand:
-        lead = buffer.lead
-        size = sizes.setdefault(lead, lead.factor if lead.symbol is None else tirx.Var(f"n{len(sizes)}", "int64"))
-        shape = (size, *buffer.middle, buffer.channels)
-        return Operand(buffer, T.match_buffer(T.arg(role, T.handle()), shape, buffer.dtype), size)
+    """The TIR function of a group: its inputs, its constants, the dimensions that stay symbolic (int64), then its output."""
+    buffers = [plan.buffers[name] for name in (*group.inputs, group.output)]
 
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(group.kernel)
         T.func_attr({"tirx.noalias": True})
-        inputs = tuple(operand(plan.buffers[name], f"x{number}") for number, name in enumerate(group.inputs))
+        given = [T.arg(f"x{number}", T.handle()) for number in range(len(group.inputs))]
         arrays = [plan.constants[name] for name in group.constants]
         constants = tuple(T.match_buffer(T.arg(f"c{i}", T.handle()), array.shape, str(array.dtype)) for i, array in enumerate(arrays))
-        output = operand(plan.buffers[group.output], "y")
+        symbols = {name: T.arg(f"n{i}", tirx.Var(f"n{i}", "int64")) for i, name in enumerate(plan.symbols(group))}
+        handles = [*given, T.arg("y", T.handle())]
+        shapes = [[value(size, symbols) for size in buffer.sizes] for buffer in buffers]
+        memories = [T.match_buffer(handle, shape, b.dtype) for handle, shape, b in zip(handles, shapes, buffers, strict=True)]
+        *inputs, output = (Operand(buffer, memory, symbols) for buffer, memory in zip(buffers, memories, strict=True))
         with T.sblock("root"):
-            KERNELS[group.kernel](Call(inputs, constants, output, group.attributes))
+            KERNELS[group.kernel](Call(tuple(inputs), constants, output, group.attributes, symbols))
     return builder.get()

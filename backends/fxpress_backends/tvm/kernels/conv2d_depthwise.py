@@ -19,7 +19,7 @@ _INTERLEAVED = [byte * LANES + lane for lane in range(LANES) for byte in range(W
 def conv2d_depthwise(call: Call) -> None:
     """Tasks are rows of tiles; channels innermost, so that images are read and written in order."""
     output, (rows, columns) = call.output, call.attributes["tile"]
-    height, width = output.spec.outer
+    height, width = output.spec.pixels
     row_blocks = -(-height // rows)
 
     fill_halo(output)

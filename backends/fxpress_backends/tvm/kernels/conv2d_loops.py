@@ -22,7 +22,7 @@ def conv2d_loops(call: Call) -> None:
     (down, right), (above, before, _, _) = settings["stride"], settings["padding"]
     dilation_down, dilation_right = settings["dilation"]
     inputs, columns = settings["group_inputs"], settings["columns"]
-    height, width = output.spec.outer
+    height, width = output.spec.pixels
 
     fill_halo(output)
     with T.parallel(output.lead * height) as task:

@@ -16,14 +16,14 @@ from .vnni import Tile
 def conv2d_vnni(call: Call) -> None:
     """Tasks are channel blocks x images x rows of tiles, channels outermost so that a thread keeps its weights in cache."""
     source, output, settings = call.inputs[0], call.output, call.attributes
-    height, width = output.spec.outer
+    height, width = output.spec.pixels
     tile_rows, tile_columns, vectors = settings["tile"]
     stride_down, stride_right = settings["stride"]
     kernel_height, kernel_width = settings["kernel"]
     dilation_down, dilation_right = settings["dilation"]
 
     pixel_words = source.spec.channels // WORD
-    row_words = (source.spec.image_elements // WORD) // (source.spec.middle[0] if source.spec.middle else 1)
+    row_words = (source.image_elements // WORD) // (source.spec.middle[0] if source.spec.middle else 1)
     top, left = (have - used for have, used in zip(source.spec.halo[:2], settings["padding"][:2], strict=True))
     group_words = settings["group_inputs"] // WORD if "group_inputs" in settings else pixel_words
     dense = dilation_right == 1 and group_words == pixel_words
@@ -33,7 +33,7 @@ def conv2d_vnni(call: Call) -> None:
     fill_halo(output)
     words = source.words()
     row_blocks, column_blocks = -(-height // tile_rows), -(-width // tile_columns)
-    image_words = source.spec.image_elements // WORD
+    image_words = source.image_elements // WORD
     pixels = [(row, column) for row in range(tile_rows) for column in range(tile_columns)]
     with T.parallel(output.spec.channels // LANES // vectors * (output.lead * row_blocks)) as task:
         first_vector = T.bind(task // (output.lead * row_blocks) * vectors)

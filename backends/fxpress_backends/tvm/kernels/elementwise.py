@@ -15,7 +15,7 @@ def add(call: Call) -> None:
     multipliers = (settings["bx"], settings["by"])
 
     def lane(outer: list[Expr], channel: Expr) -> None:
-        x, y = (_spread(operand, call.output, outer, channel) * lanes(b) for operand, b in zip(call.inputs, multipliers, strict=True))
+        x, y = (spread(operand, call.output, outer, channel) * lanes(b) for operand, b in zip(call.inputs, multipliers, strict=True))
         store(call, rounded(x + y, settings), outer, channel)
 
     fill_halo(call.output)
@@ -26,7 +26,7 @@ def multiply(call: Call) -> None:
     """int32 products, requantised where a requantisation is fused; a dimension of size 1 is read again and again."""
 
     def lane(outer: list[Expr], channel: Expr) -> None:
-        x, y = (_spread(operand, call.output, outer, channel) for operand in call.inputs)
+        x, y = (spread(operand, call.output, outer, channel) for operand in call.inputs)
         finish(call, x * y, requantization(call, channel), outer, channel)
 
     fill_halo(call.output)
@@ -48,11 +48,11 @@ def requantize(call: Call) -> None:
     over_lanes(call.output, lane)
 
 
-def _spread(operand: Operand, output: Operand, outer: list[Expr], channel: Expr) -> Expr:
+def spread(operand: Operand, output: Operand, outer: list[Expr], channel: Expr) -> Expr:
     """16 integers of an operand whose dimensions may be 1 where the output's are not."""
     spec, wanted = operand.spec, output.spec
     sizes, wanted_sizes = (spec.lead, *spec.outer), (wanted.lead, *wanted.outer)
     at = [index if size == full else 0 for index, size, full in zip(outer, sizes, wanted_sizes, strict=True)]
-    if spec.logical_channels == wanted.logical_channels:
+    if spec.logical_innermost == wanted.logical_innermost:
         return operand.integers(at, channel)
     return T.Broadcast(T.Cast("int32", operand.load(at, 0)) - spec.zero, LANES)

@@ -1,4 +1,4 @@
-"""Values copied 16 to 64 channels at a time: from any places of several operands, or one operand after another."""
+"""Values copied 16 to 64 channels at a time: from any places of several operands, one operand after another, rows by number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES
-from ..physical import Lead
 from .operand import Call, Expr, Operand, fill_halo, over
 
 
@@ -39,15 +38,28 @@ def concat(call: Call) -> None:
     place: Expr = 0
     for operand in call.inputs:
         _append(operand, call.output, axis, place)
-        place = place + (operand.lead if axis == 0 else operand.spec.outer[axis - 1])
+        place = place + (operand.lead if axis == 0 else operand.outer[axis - 1])
 
 
 def _append(operand: Operand, output: Operand, axis: int, place: Expr) -> None:
     def position(outer: list[Expr]) -> None:
         there = [index + place if number == axis else index for number, index in enumerate(outer)]
-        _copy(lambda channel, wide: operand.load_lanes(outer, channel, wide), 0, output, there, 0, output.spec.channels)
+        _copy(lambda channel, wide: operand.load_lanes(outer, channel, wide), 0, output, there, 0, output.channels)
 
     over(operand, position)
+
+
+def embedding(call: Call) -> None:
+    """Rows of a table by number; a number outside it takes the nearest row, so that nothing else is ever read."""
+    (numbers,), (table,), output = call.inputs, call.constants, call.output
+    last = T.int64(int(table.shape[0]) - 1)
+
+    def position(outer: list[Expr]) -> None:
+        number = T.Cast("int64", numbers.load(outer[:-1], outer[-1]))
+        row = T.bind(T.max(T.min(number, last), T.int64(0)))
+        _copy(lambda channel, wide: table[row, T.Ramp(channel, 1, wide)], 0, output, outer, 0, output.channels)
+
+    over(output, position)
 
 
 class _Reader:
@@ -58,8 +70,6 @@ class _Reader:
         tables = call.attributes["tables"][number]
         self._at = [index if table is None else T.bind(call.constants[table][index]) for index, table in zip(outer, tables, strict=True)]
         self._tabled = [index for index, table in zip(self._at, tables, strict=True) if table is not None]
-        if self._operand.spec.lead == Lead(1):
-            self._at[0] = 0
         self._output = call.output
 
     def load(self, channel: Expr, wide: int) -> Expr:
@@ -87,9 +97,9 @@ def _straight(call: Call, blocks: Sequence[Sequence[tuple[int, int]]], block: in
     return count
 
 
-def _copy(load: Callable[[Expr, int], Expr], first: int, output: Operand, outer: Sequence[Expr], start: int, count: int) -> None:
+def _copy(load: Callable[[Expr, int], Expr], first: int, output: Operand, outer: Sequence[Expr], start: int, count: Expr) -> None:
     """`count` channels, a multiple of 16, as wide as divides it."""
-    wide = next(width for width in (64, 32, LANES) if count % width == 0)
+    wide = next(width for width in (64, 32, LANES) if count % width == 0) if isinstance(count, int) else LANES
     with T.serial(count // wide) as step:
         output.store_lanes(load(first + step * wide, wide), outer, start + step * wide, wide)
 

@@ -17,13 +17,13 @@ def linear_vnni(call: Call) -> None:
     tile_rows, vectors = call.attributes["tile"]
     words = source.words()
     depth = source.spec.channels // WORD
-    count = output.lead * prod(output.spec.outer)
+    count = output.lead * prod(output.outer)
 
     def rows(first: Expr, height: int, first_vector: Expr) -> None:
         tile = Tile(call, height, vectors, first_vector)
         with T.serial(depth) as word:
             tile.step(words, [(first + row) * depth + word for row in range(height)], word)
-        tile.finish([_indices(first + row, output.spec.outer) for row in range(height)])
+        tile.finish([_indices(first + row, output.outer) for row in range(height)])
 
     with T.parallel(output.spec.channels // LANES // vectors) as block:
         with T.serial(count // tile_rows) as tile:
@@ -32,7 +32,7 @@ def linear_vnni(call: Call) -> None:
             rows(count // tile_rows * tile_rows + row, 1, block * vectors)
 
 
-def _indices(row: Expr, extents: tuple[int, ...]) -> list[Expr]:
+def _indices(row: Expr, extents: tuple[Expr, ...]) -> list[Expr]:
     """The outer indices of a row counted over all of them."""
     indices: list[Expr] = []
     for extent in reversed(extents):

@@ -1,10 +1,11 @@
-"""y = table[byte]: one load an element, or byte permutes of a table that lies in four registers."""
+"""y = table[byte]: one load an element, or byte permutes of a table that lies in four registers; 16-bit values on chords."""
 
 from __future__ import annotations
 
+from fxpress_ir.ops import CHORD_BITS
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from ..pack import BYTES
+from ..pack import BYTES, line
 from .operand import Call, Expr, fill_halo, over
 
 
@@ -14,9 +15,26 @@ def lut(call: Call) -> None:
     axis = call.attributes.get("axis")
 
     def position(outer: list[Expr]) -> None:
-        with T.serial(output.spec.channels) as channel:
+        with T.serial(output.channels) as channel:
             row = 0 if axis is None else [*outer, channel][axis]
             output.store(table[row, T.Cast("int32", T.reinterpret("uint8", source.load(outer, channel)))], outer, channel)
+
+    fill_halo(output)
+    over(output, position)
+
+
+def lut16(call: Call) -> None:
+    """The chord between two knots, 128 codes apart, rounded half up; tables as in `lut`."""
+    (source,), output, (table,) = call.inputs, call.output, call.constants
+    axis = call.attributes.get("axis")
+
+    def position(outer: list[Expr]) -> None:
+        with T.serial(output.channels) as channel:
+            row = 0 if axis is None else [*outer, channel][axis]
+            code = T.bind(T.Cast("int32", source.load(outer, channel)) + (1 << 15))
+            start, end = (T.bind(T.Cast("int32", table[row, T.shift_right(code, T.int32(CHORD_BITS)) + knot])) for knot in (0, 1))
+            share = (end - start) * T.bitwise_and(code, T.int32((1 << CHORD_BITS) - 1)) + (1 << CHORD_BITS - 1)
+            output.store(T.Cast(output.spec.dtype, start + T.shift_right(share, T.int32(CHORD_BITS))), outer, channel)
 
     fill_halo(output)
     over(output, position)
@@ -29,24 +47,25 @@ def lut_permute(call: Call) -> None:
     """
     (source,), output, (table,) = call.inputs, call.output, call.constants
     spec = output.spec
-    line = spec.outer[-1] * spec.channels if spec.outer else spec.channels
+    inner = int(bool(spec.outer) and isinstance(spec.outer[-1], int))
+    count = line(spec)
 
     fill_halo(output)
     given, stored = source.flat(), output.flat()
 
     def row(outer: list[Expr]) -> None:
-        start = [*outer, 0] if spec.outer else outer
+        start = [*outer, 0] if inner else outer
         read, written = T.bind(source.offset(start)), T.bind(output.offset(start))
         quarters = [T.bind(T.reinterpret(f"int8x{BYTES}", table[0, T.Ramp(BYTES * number, 1, BYTES)])) for number in range(4)]
-        with T.serial(-(-line // BYTES)) as step:
-            at = T.bind(T.min(step * BYTES, line - BYTES))
+        with T.serial(-(-count // BYTES)) as step:
+            at = T.bind(T.min(step * BYTES, count - BYTES))
             byte = T.bind(T.reinterpret(f"int8x{BYTES}", given[T.Ramp(read + at, 1, BYTES)]))
-            low, high = (_permuted(quarters[number], byte, quarters[number + 1]) for number in (0, 2))
+            low, high = (permuted(quarters[number], byte, quarters[number + 1]) for number in (0, 2))
             value = T.Select(byte < T.Broadcast(T.int8(0), BYTES), high, low)
             T.buffer_store(stored, T.reinterpret(f"{spec.dtype}x{BYTES}", value), [T.Ramp(written + at, 1, BYTES)])
 
-    over(output, row, inner=min(1, len(spec.outer)))
+    over(output, row, inner=inner)
 
 
-def _permuted(first: Expr, byte: Expr, second: Expr) -> Expr:
+def permuted(first: Expr, byte: Expr, second: Expr) -> Expr:
     return T.call_llvm_pure_intrin(f"int8x{BYTES}", "llvm.x86.avx512.vpermi2var.qi.512", first, byte, second)

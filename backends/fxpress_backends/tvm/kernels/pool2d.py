@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES
@@ -17,7 +18,7 @@ def max_pool2d(call: Call) -> None:
     dtype = output.spec.dtype
     wide = next(count for count in (64, 32, 16) if output.spec.channels % count == 0)
     every = T.Ramp(0, 1, wide)
-    least = T.Cast(dtype, T.int32(0 if dtype == "uint8" else -128))
+    least = T.Cast(dtype, T.int32(int(np.iinfo(dtype).min)))
 
     def pixel(outer: list[Expr]) -> None:
         with T.serial(output.spec.channels // wide) as block:
@@ -62,7 +63,7 @@ def _window(call: Call, source: Operand, outer: list[Expr], tap: Callable[[list[
     for d, start in enumerate(starts):
         dilation = settings["dilation"][d]
         first = T.max(0, (dilation - 1 - start) // dilation)
-        last = T.min(settings["kernel"][d], (source.spec.outer[d] - start + dilation - 1) // dilation)
+        last = T.min(settings["kernel"][d], (source.spec.pixels[d] - start + dilation - 1) // dilation)
         ranges.append((T.bind(first), T.bind(last)))
     with T.serial(*ranges[0]) as down, T.serial(*ranges[1]) as right:
         tap([outer[0], starts[0] + down * settings["dilation"][0], starts[1] + right * settings["dilation"][1]])

@@ -1,0 +1,79 @@
+"""attention and softmax ==> a group each, over rows; an image, whose last dimension is not its channels, is moved to rows before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from fxpress_ir.dyadic import saturation_bounds
+from fxpress_ir.ops import KEPT_BITS, LEAST_SCORE, RECIPROCAL_TABLE, Interval, arguments, prove_mean, prove_scores
+from torch import fx
+
+from .accumulators import Constants
+from .draft import Draft
+from .heads import joined, split
+from .physical import Buffer
+
+_TILES = {"attention_vnni": 12, "attention_loops": 4}
+"""Queries that share a load of keys or of values: dot products need as many sums as hide their latency, loops four registers a sum."""
+_MANY_TASKS = 16
+_MANY_QUERIES = 48
+"""Fewer queries are not worth packing keys and values another time."""
+
+
+def softmax(draft: Draft, node: fx.Node) -> None:
+    named = arguments(node)
+    tables = {"table": draft.constant(named["table"]).astype(np.int32), "seeds": np.array(RECIPROCAL_TABLE, np.int32)}
+    settings = {"bits": named["bits"], "most": torch.iinfo(node.meta["val"].dtype).max}
+    draft.emit("softmax", [draft.in_rows(named["x"])], draft.rows_like(draft.stored(node)), [node], settings, tables)
+
+
+def attention(draft: Draft, node: fx.Node) -> None:
+    """Heads are read and written where they lie in rows of all of them; a mask and a bias are moved to rows."""
+    named, (result, nodes) = arguments(node), joined(draft, node)
+    heads = [split(draft, named[name]) for name in ("q", "k", "v")]
+    present = [name for name in ("mask", "bias") if named[name] is not None]
+    operands = [*(operand.held for operand in heads), *(draft.in_rows(named[name]) for name in present)]
+    why = _slow(draft, heads[1].buffer)
+    kernel = "attention_loops" if why else "attention_vnni"
+    scores = prove_scores(node, draft.intervals).interval
+    mean = prove_mean(node, draft.intervals, draft.program.tensors).interval
+    settings: dict[str, Any] = {
+        "scores": _rescaling(scores, named["b"], named["c"], LEAST_SCORE, 127),
+        "result": _rescaling(mean, named["ob"], named["oc"], named["qmin"], named["qmax"]),
+        **{name: name in present for name in ("mask", "bias")},
+        "causal": named["causal"],
+        "kept": KEPT_BITS,
+        "tile": _TILES[kernel],
+        "parts": _parts(heads[0].buffer),
+        "heads": [operand.setting for operand in (*heads, result)],
+    }
+    moves = [step for operand in heads for step in operand.nodes]
+
+    tables: Constants = {"table": draft.constant(named["table"]).astype(np.uint8), "seeds": np.array(RECIPROCAL_TABLE, np.int32)}
+    covered = [*draft.uncovered(moves, node), *nodes[1:]]
+    draft.emit(kernel, operands, result.held, covered, settings, tables, why, owner=node)
+
+
+def _slow(draft: Draft, keys: Buffer) -> str:
+    """Why dot products and byte permutes cannot do it; nothing where they can."""
+    if not (draft.dot_products and draft.byte_permutes):
+        return f"the target has no AVX512-{'VBMI' if draft.dot_products else 'VNNI'}"
+    return "" if keys.zero else "its keys have no sign"
+
+
+def _rescaling(x: Interval, b: int, c: int, qmin: int, qmax: int) -> dict[str, Any]:
+    """b, the shift and the range; the bounds that x is clamped to where a product would not fit 32 bits."""
+    settings: dict[str, Any] = {"b": b, "shift": c, "qmin": qmin, "qmax": qmax}
+    if int(x.magnitude) * b + (1 << c) >= 1 << 31:
+        settings["bounds"] = [int(bound[0]) for bound in saturation_bounds(np.array([b]), c, qmin, qmax)]
+    return settings
+
+
+def _parts(q: Buffer) -> int:
+    """Into how many tasks a head is split, so that few heads occupy many threads; a symbolic dimension counts as 1."""
+    *heads, queries = q.outer
+    known = [size for size in (q.lead, *heads) if isinstance(size, int)]
+    wanted = -(-_MANY_TASKS // int(np.prod(known)))
+    return max(1, min(4, wanted, queries // _MANY_QUERIES)) if isinstance(queries, int) else 1

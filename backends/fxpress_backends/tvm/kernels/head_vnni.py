@@ -1,0 +1,123 @@
+"""One head in dot products: keys packed 16 by word of 4 channels, values 16 channels by word of 4 keys, both turned to s8 once.
+
+A tile of queries shares each packed vector: a step is one load of it, and one broadcast word and one dot product a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from ..pack import BYTES, LANES, WORD
+from .lut import permuted
+from .operand import Call, Expr, lanes
+from .quads import SIGNS, Quads, word_at
+from .vnni import dot
+
+_ALL = T.Ramp(0, 1, LANES)
+_ONES = 0x01010101
+
+
+class Head:
+    """The keys and values of one head, and a tile of its queries' codes and exponentials.
+
+    Attributes:
+        codes: u8 of shape [tile * stride], scores with 128 added, 0 beyond the keys.
+        stride: elements of one query in them.
+    """
+
+    def __init__(self, call: Call, head: Sequence[Expr], tile: int) -> None:
+        self._call, self._head = call, head
+        self._q, self._k, self._v = call.inputs[:3]
+        self._keys, self._depth = self._k.outer[-1], self._k.spec.logical_channels
+        self._words = -(-self._depth // WORD)
+        self.stride = (self._keys + BYTES - 1) // BYTES * BYTES
+        self.codes = T.alloc_buffer((tile * self.stride,), "uint8")
+        self._exponentials = T.alloc_buffer((tile * self.stride // WORD,), "int32")
+        with T.serial(tile * self.stride // BYTES) as step:
+            T.buffer_store(self.codes, T.Broadcast(T.uint8(0), BYTES), [T.Ramp(step * BYTES, 1, BYTES)])
+        self._pack_keys()
+        self._values = Quads(self._v, head, self._keys)
+
+    def _pack_keys(self) -> None:
+        """[keys / 16, words, 16]; the last keys are repeated, channels beyond the last one are 0. Starts take off q's zero point."""
+        blocks = (self._keys + LANES - 1) // LANES
+        self._packed_keys = T.alloc_buffer((blocks * self._words * LANES,), "int32")
+        self._starts = T.alloc_buffer((blocks * LANES,), "int32")
+        source = self._k.words()
+        with T.serial(blocks) as block:
+            with T.serial(LANES) as lane, T.serial(self._words) as word:
+                key = T.min(block * LANES + lane, self._keys - 1)
+                value = T.bitwise_xor(source[T.floordiv(self._k.offset([*self._head, key]), WORD) + word], T.int32(SIGNS))
+                T.buffer_store(self._packed_keys, self._within(value, word), [(block * self._words + word) * LANES + lane])
+            total = T.alloc_buffer((LANES,), "int32")
+            T.buffer_store(total, lanes(0), [_ALL])
+            with T.serial(self._words) as word:
+                ones = T.reinterpret(f"int8x{BYTES}", lanes(_ONES))
+                T.buffer_store(total, dot(total[_ALL], ones, self._keys_at(block, word)), [_ALL])
+            T.buffer_store(self._starts, total[_ALL] * lanes(-self._q.spec.zero), [T.Ramp(block * LANES, 1, LANES)])
+
+    def _within(self, value: Expr, word: Expr) -> Expr:
+        rest = self._depth % WORD
+        if not rest:
+            return value
+        return T.bitwise_and(value, T.if_then_else(word == self._words - 1, T.int32((1 << (8 * rest)) - 1), T.int32(-1)))
+
+    def _keys_at(self, block: Expr, word: Expr) -> Expr:
+        return T.reinterpret(f"int8x{BYTES}", self._packed_keys[T.Ramp((block * self._words + word) * LANES, 1, LANES)])
+
+    def scores(self, queries: Sequence[Expr], block: Expr) -> list[Expr]:
+        """q k^T of each query and 16 keys, int32."""
+        words, sums = self._q.words(), [T.alloc_buffer((LANES,), "int32") for _ in queries]
+        starts = [T.bind(T.floordiv(self._q.offset([*self._head, query]), WORD)) for query in queries]
+        for partial in sums:
+            T.buffer_store(partial, self._starts[T.Ramp(block * LANES, 1, LANES)], [_ALL])
+        with T.serial(self._words) as word:
+            keys = T.bind(self._keys_at(block, word))
+            for start, partial in zip(starts, sums, strict=True):
+                T.buffer_store(partial, dot(partial[_ALL], word_at(words, start + word), keys), [_ALL])
+        return [partial[_ALL] for partial in sums]
+
+    def exponentials(self, row: Expr, count: Expr, reach: Expr, seen: Callable[[Expr], Expr] | None) -> Expr:
+        """Those of a query's codes, 0 from key `count` on up to `reach`; gives their sum, int32.
+
+        Args:
+            seen: for a position in `codes`, 64 bytes: 255 where a key is seen, 0 where not.
+        """
+        table, first = self._call.constants[0], row * self.stride
+        steps = T.bind((reach + BYTES - 1) // BYTES)
+        most = T.alloc_buffer((BYTES,), "uint8")
+        T.buffer_store(most, T.Broadcast(T.uint8(0), BYTES), [T.Ramp(0, 1, BYTES)])
+        with T.serial(steps) as step:
+            codes = self.codes[T.Ramp(first + step * BYTES, 1, BYTES)]
+            T.buffer_store(most, T.max(most[T.Ramp(0, 1, BYTES)], codes), [T.Ramp(0, 1, BYTES)])
+        largest = T.bind(T.call_llvm_pure_intrin("uint8", "llvm.vector.reduce.umax", most[T.Ramp(0, 1, BYTES)]))
+        total = T.alloc_buffer((LANES,), "int32")
+        T.buffer_store(total, lanes(0), [_ALL])
+        quarters = [T.bind(T.reinterpret(f"int8x{BYTES}", table[T.Ramp(BYTES * number, 1, BYTES)])) for number in range(4)]
+        with T.serial(steps) as step:
+            at = T.bind(first + step * BYTES)
+            distance = T.bind(T.reinterpret(f"int8x{BYTES}", T.Broadcast(largest, BYTES) - self.codes[T.Ramp(at, 1, BYTES)]))
+            low, high = (permuted(quarters[number], distance, quarters[number + 1]) for number in (0, 2))
+            found = T.Select(distance < T.Broadcast(T.int8(0), BYTES), high, low)
+            inside = T.Ramp(step * BYTES, 1, BYTES) < T.Broadcast(count, BYTES)
+            kept = T.bind(T.Select(inside, found, T.Broadcast(T.int8(0), BYTES)))
+            if seen is not None:
+                kept = T.bind(T.bitwise_and(kept, T.reinterpret(f"int8x{BYTES}", seen(at))))
+            T.buffer_store(self._exponentials, T.reinterpret(f"int32x{LANES}", kept), [T.Ramp(at // WORD, 1, LANES)])
+            T.buffer_store(total, dot(total[_ALL], kept, T.Broadcast(T.int8(1), BYTES)), [_ALL])
+        return T.bind(T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.add", total[_ALL]))
+
+    def weighted(self, totals: Sequence[Expr], block: Expr, reach: Expr) -> list[Expr]:
+        """sum E v of each query over 16 channels, int32; `totals` take off v's zero point."""
+        missing = 128 - self._v.spec.zero
+        sums = [T.alloc_buffer((LANES,), "int32") for _ in totals]
+        for partial, total in zip(sums, totals, strict=True):
+            T.buffer_store(partial, T.Broadcast(total * missing, LANES) if missing else lanes(0), [_ALL])
+        with T.serial((reach + WORD - 1) // WORD) as quad:
+            values = T.bind(self._values.at(block, quad))
+            for row, partial in enumerate(sums):
+                word = word_at(self._exponentials, row * (self.stride // WORD) + quad)
+                T.buffer_store(partial, dot(partial[_ALL], word, values), [_ALL])
+        return [partial[_ALL] for partial in sums]

@@ -1,0 +1,145 @@
+"""facts and the batches that they come from <==> the bytes of one safetensors file, whose JSON record carries their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic
+
+import numpy as np
+from fxpress_ir.digest import digest
+from fxpress_ir.errors import CalibrationError
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .calibration import Batch
+from .histogram import BINS, Histogram
+from .range import Range
+from .ranges import Fact
+
+FORMAT, VERSION = "fxpress-calibration", 1
+_RECORD = "fxpress"
+"""The key of the record in the file's metadata."""
+_ANEW = "remove it to measure anew"
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One walk through data: how many batches, and a rolling SHA-256 over the digests of their tensors."""
+
+    batches: int = 0
+    digest: str = ""
+
+    def then(self, batch: Batch) -> Run:
+        """This walk, one batch further."""
+        parts = " ".join([self.digest, *map(digest, batch)])
+        return Run(self.batches + 1, hashlib.sha256(parts.encode()).hexdigest())
+
+
+@dataclass(frozen=True)
+class State(Generic[Fact]):
+    """What was measured of one program so far.
+
+    Attributes:
+        kind: of facts, ``ranges`` or ``histograms``.
+        program: its hash.
+        found: facts by node name.
+        runs: the walks that they come from, in order of length; more than one where states were merged.
+        complete: the walks went to the end of their data.
+    """
+
+    kind: str
+    program: str
+    found: Mapping[str, Fact] = field(default_factory=dict)
+    runs: tuple[Run, ...] = (Run(),)
+    complete: bool = False
+
+    @property
+    def batches(self) -> int:
+        """How many batches were measured."""
+        return sum(run.batches for run in self.runs)
+
+
+def packed(state: State[Any]) -> bytes:
+    """The file's bytes; equal states give equal bytes."""
+    arrays = _arrays(state)
+    record = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "kind": state.kind,
+        "program": state.program,
+        "complete": state.complete,
+        "runs": [{"batches": run.batches, "digest": run.digest} for run in state.runs],
+        "names": list(state.found),
+    }
+    sealed = {**record, "sha256": _sha256(record, arrays)}
+    return save(arrays, metadata={_RECORD: json.dumps(sealed, sort_keys=True)})
+
+
+def unpacked(path: Path) -> State[Any]:
+    """The state in a file; nothing in it is executed.
+
+    Raises:
+        CalibrationError: the file cannot be read, is damaged, or is no state that this version writes.
+    """
+    where = f"calibration state {str(path)!r}"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays: dict[str, NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            record = json.loads((file.metadata() or {})[_RECORD])
+        found = (record.pop("format"), record.pop("format_version"))
+        if found != (FORMAT, VERSION):
+            raise CalibrationError(f"its format is {found[0]} {found[1]}, expected {FORMAT} {VERSION}", where=where, way_on=_ANEW)
+        sealed = record.pop("sha256")
+        if sealed != _sha256({"format": FORMAT, "format_version": VERSION, **record}, arrays):
+            raise CalibrationError("is damaged: its SHA-256 is another one", where=where, way_on=_ANEW)
+        runs = tuple(Run(int(run["batches"]), str(run["digest"])) for run in record["runs"])
+        if not runs:
+            raise ValueError("no run")
+        return State(record["kind"], record["program"], _facts(record["kind"], record["names"], arrays), runs, bool(record["complete"]))
+    except OSError as error:
+        raise CalibrationError(f"cannot be read: {error.strerror or error}", where=where, way_on="check the folder") from error
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CalibrationError("is no intact calibration state", where=where, way_on=_ANEW) from error
+
+
+def _sha256(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    state = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return state.hexdigest()
+
+
+def _arrays(state: State[Any]) -> dict[str, NDArray[Any]]:
+    facts = list(state.found.values())
+    seen = [fact.seen if isinstance(fact, Histogram) else fact for fact in facts]
+    arrays: dict[str, NDArray[Any]] = {
+        "low": np.array([range_.low for range_ in seen], np.float64),
+        "high": np.array([range_.high for range_ in seen], np.float64),
+    }
+    if state.kind == "histograms":
+        arrays["counts"] = np.array([fact.counts for fact in facts], np.int64).reshape(-1, BINS)
+        arrays["reach"] = np.array([fact.reach for fact in facts], np.float64)
+    return arrays
+
+
+def _facts(kind: str, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """The inverse of `_arrays`; a ValueError where the arrays are none of theirs."""
+    wanted: dict[str, Any] = {"low": (np.dtype(np.float64), (len(names),)), "high": (np.dtype(np.float64), (len(names),))}
+    if kind == "histograms":
+        wanted |= {"counts": (np.dtype(np.int64), (len(names), BINS)), "reach": wanted["low"]}
+    if {name: (array.dtype, array.shape) for name, array in arrays.items()} != wanted:
+        raise ValueError("arrays of other types or shapes")
+    ranges = [Range(low, high) for low, high in zip(arrays["low"].tolist(), arrays["high"].tolist(), strict=True)]
+    if kind == "ranges":
+        return dict(zip(names, ranges, strict=True))
+    reaches = arrays["reach"]
+    if not (np.isfinite(reaches).all() and (np.frexp(reaches)[0] == 0.5).all()):
+        raise ValueError("a reach is no power of two")
+    facts = map(Histogram, arrays["counts"], reaches.tolist(), ranges)
+    return dict(zip(names, facts, strict=True))
