@@ -104,7 +104,7 @@ def _may_be_negative(node: fx.Node) -> bool:
     if node.target is _aten.arange.default:
         return False
     cast = node.target is _aten.to.dtype and node.meta["val"].dtype in (torch.int32, torch.int64)
-    increased = node.target is _aten.add.Tensor and isinstance(node.args[1], int) and node.args[1] >= 0
+    increased = node.target is _aten.add.Tensor and isinstance(node.args[1], int) and node.args[1] >= 0 and _fixed_numbers(node)
     kept = node.target in SHAPE_OPERATORS or cast or increased
     return not kept or _may_be_negative(node.args[0])  # type: ignore[arg-type]
 

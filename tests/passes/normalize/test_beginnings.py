@@ -72,6 +72,8 @@ def test_the_decoders_mask_is_proved_by_its_operators_alone() -> None:
         (lambda x: torch.cat([torch.ones(x.shape[1], 2), torch.zeros(1, 2)], 0), False),
         (lambda x: torch.arange(9.0)[torch.arange(x.shape[1])], True),
         (lambda x: torch.arange(9.0)[torch.arange(x.shape[1]) - 1], False),
+        (lambda x: torch.arange(9.0)[torch.add(torch.arange(x.shape[1]), 1)], True),
+        (lambda x: torch.arange(9.0)[torch.add(torch.arange(x.shape[1]), 1, alpha=-1)], False),
         (lambda x: torch.arange(x.shape[1])[torch.arange(x.shape[1]) - x.shape[1]], False),
         (lambda x: torch.full((x.shape[1],), 1e30).long(), False),
         (lambda x: torch.arange(x.shape[1]).double(), True),
