@@ -65,3 +65,33 @@ def mobilenet_v2(*, classes: int = 1000, seed: int = 0) -> nn.Module:
             nn.init.uniform_(block.reduce_1x1.normalization.weight, 0.1, 0.5)
     settle_batch_norms(model, [torch.randn(4, 3, 224, 224) for _ in range(3)])
     return model
+
+
+def vit_s(*, classes: int = 1000, seed: int = 0) -> nn.Module:
+    """transformers' ViT with the sizes of ViT-S/16 at 224 x 224, in evaluation mode."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(seed)
+    config = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_labels=classes)
+    return ViTForImageClassification(config).eval()
+
+
+class LastHidden(nn.Module):
+    """ids [batch, seq] ==> the last layer's values [batch, seq, channels] of a BERT."""
+
+    def __init__(self, bert: nn.Module) -> None:
+        super().__init__()
+        self.bert = bert
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        hidden: Tensor = self.bert(input_ids).last_hidden_state
+        return hidden
+
+
+def bert(*, hidden: int = 768, heads: int = 12, layers: int = 12, seed: int = 0) -> nn.Module:
+    """transformers' BERT without its pooler, BERT-base unless sizes are given, in evaluation mode."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    config = BertConfig(hidden_size=hidden, num_attention_heads=heads, num_hidden_layers=layers, intermediate_size=4 * hidden)
+    return LastHidden(BertModel(config, add_pooling_layer=False)).eval()

@@ -12,7 +12,8 @@ from torch import Tensor, fx
 
 from .analysis.ranges import integer_ranges
 from .errors import VerifyError
-from .ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
+from .logic import logic_of_integers
+from .ops import INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
 from .printer import node_text
 from .program import Program
 
@@ -31,7 +32,7 @@ _SIZE_MATH = _BUILTINS | {
     torch.sym_min,
 }
 """What else computes on sizes where floats may be, as in ``tokens ** -0.5``."""
-_INTEGER = INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | LOOKUP_OPERATORS | SIZE_OPERATORS
+_INTEGER = INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | LOOKUP_OPERATORS | LOGIC_OPERATORS | SIZE_OPERATORS
 _FAKE = (_fxp.fake_quantize.default, _fxp.fake_quantize_channels.default)
 _BYTES, _SHORTS, _WORDS = (torch.int8, torch.uint8), (torch.int16,), (torch.int32,)
 _ACTIVATIONS = _BYTES + _SHORTS
@@ -247,20 +248,12 @@ def everything_fits(program: Program) -> Found:
 
 
 _ALWAYS: tuple[Rule, ...] = (graph_is_flat, tensors_match)
+_INTEGERS: tuple[Rule, ...] = (operand_types, lookups_in_constants, logic_of_integers, scales_and_ranges, ends_in_steps)
 RULES: dict[str, tuple[Rule, ...]] = {
     "float": (*_ALWAYS, no_fxp_operators),
     "simulated": (*_ALWAYS, only_fake_quantizers, scales_and_ranges),
-    "mixed": (*_ALWAYS, floats_in_islands, scales_and_ranges, ends_in_steps, operand_types, lookups_in_constants, everything_fits),
-    "integer": (
-        *_ALWAYS,
-        known_integer_operators,
-        integer_between_borders,
-        operand_types,
-        lookups_in_constants,
-        scales_and_ranges,
-        ends_in_steps,
-        everything_fits,
-    ),
+    "mixed": (*_ALWAYS, floats_in_islands, *_INTEGERS, everything_fits),
+    "integer": (*_ALWAYS, known_integer_operators, integer_between_borders, *_INTEGERS, everything_fits),
 }
 """The table of rules: what each stage promises."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from .contract import Close, Context, Exact, Lossy, Pass, Promise, Refused
+from .equalize.equalize import Equalize
+from .equalize.noisy_bias import NoisyBias
+from .equalize.rotate import Rotate
 from .fold.fold_batch_norm import FoldBatchNorm
 from .normalize.compose_linear import ComposeLinear
 from .normalize.compose_rms_norm import ComposeRmsNorm
 from .normalize.decompose_attention import DecomposeAttention
+from .normalize.decompose_index import DecomposeIndex
 from .normalize.decompose_pool1d import DecomposePool1d
 from .normalize.decompose_roll import DecomposeRoll
 from .normalize.decompose_unflatten import DecomposeUnflatten
@@ -14,6 +18,7 @@ from .normalize.eliminate_dead_code import EliminateDeadCode
 from .normalize.fold_constants import FoldConstants
 from .normalize.fold_positions import FoldPositions
 from .normalize.remove_noops import RemoveNoops
+from .quantize.compose_masks import ComposeMasks
 from .quantize.place_quantizers import PlaceQuantizers
 from .quantize.quantize_dyadic import QuantizeDyadic
 from .quantize.separate_masks import SeparateMasks
@@ -28,12 +33,17 @@ PASSES: tuple[type[Pass], ...] = (
     FoldPositions,
     ComposeLinear,
     ComposeRmsNorm,
+    DecomposeIndex,
     DecomposeAttention,
     DecomposeUnflatten,
     DecomposeRoll,
     ReestimateBatchNorm,
     FoldBatchNorm,
     DecomposePool1d,
+    Equalize,
+    Rotate,
+    NoisyBias,
+    ComposeMasks,
     SeparateMasks,
     PlaceQuantizers,
     CorrectBias,
@@ -46,19 +56,23 @@ __all__ = [
     "PASSES",
     "Close",
     "ComposeLinear",
+    "ComposeMasks",
     "ComposeRmsNorm",
     "Context",
     "CorrectBias",
     "DecomposeAttention",
+    "DecomposeIndex",
     "DecomposePool1d",
     "DecomposeRoll",
     "DecomposeUnflatten",
     "EliminateDeadCode",
+    "Equalize",
     "Exact",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldPositions",
     "Lossy",
+    "NoisyBias",
     "Pass",
     "PlaceQuantizers",
     "Promise",
@@ -66,6 +80,7 @@ __all__ = [
     "ReestimateBatchNorm",
     "Refused",
     "RemoveNoops",
+    "Rotate",
     "SeparateMasks",
     "ToInteger",
 ]

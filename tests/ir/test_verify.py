@@ -13,6 +13,7 @@ import torch
 from fxpress_ir import Edit, Program, capture, verify, violations
 from fxpress_ir.errors import VerifyError
 from fxpress_ir.verify import RULES
+from logic import comparing, joining
 from support import aten, attending_net, built, fxp, moving_net, multipliers, residual_net
 from torch import Tensor, fx, nn
 
@@ -266,6 +267,18 @@ BROKEN = [
     ),
     Broken("integer", "lookups_in_constants", lambda: on_ids(lambda e, x: looked_up(e, x, torch.int64)), "its table is torch.int64"),
     Broken("integer", "lookups_in_constants", lambda: on_ids(lambda e, x: e.call(aten.embedding.default, x, x)), "not a constant"),
+    Broken(
+        "mixed",
+        "logic_of_integers",
+        lambda: mixed(lambda e, x: e.call(aten.logical_not.default, e.add_tensor("ids", torch.arange(3))), islands=()),
+        "ids is torch.int64, expected torch.bool",
+    ),
+    Broken("integer", "logic_of_integers", lambda: on_ids(lambda e, x: e.call(aten.logical_and.default, x, x)), "expected torch.bool"),
+    Broken("integer", "logic_of_integers", lambda: on_ids(lambda e, x: e.call(aten.lt.Scalar, x, 0.5)), "int64 with 0.5"),
+    Broken("integer", "logic_of_integers", lambda: on_bytes(lambda e, x: e.call(aten.eq.Scalar, x, 256)), "uint8 with 256"),
+    Broken("integer", "logic_of_integers", lambda: on_ids(lambda e, x: e.call(aten.ne.Scalar, e.call(aten.ne.Scalar, x, 0), 0)), "bool"),
+    Broken("integer", "known_integer_operators", lambda: on_ids(lambda e, x: e.call(aten.eq.Tensor, x, x)), "aten.eq.Tensor"),
+    Broken("integer", "integer_between_borders", lambda: built((1, 3), lambda e, x: e.call(aten.gt.Scalar, x, 0)), "without quantising"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.div.Tensor, x, x)), "aten.div"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.floor_divide.default, x, x)), "floor_divide"),
     Broken("integer", "known_integer_operators", lambda: on_bytes(lambda e, x: e.call(aten.add.Tensor, x, x)), "aten.add"),
@@ -336,6 +349,8 @@ UNBROKEN = {
     "an input that is returned": lambda: built((1, 3), lambda edit, x: x),
     "no weight of -128": lambda: convolved(low=-127),
     "rows of a table by number": lambda: on_ids(lambda e, x: looked_up(e, x, S8)),
+    "comparisons and logic": lambda: comparing(2),
+    "booleans of a table": joining,
     "a sum of bytes": lambda: added(2**15 - 1, 2**15 - 1, 16),
 }
 

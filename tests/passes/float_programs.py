@@ -132,7 +132,11 @@ class ResidualNet(nn.Module):
 
 
 class SequenceNet(ResidualNet):
-    """The residual net whose pixels are then tokens: a size-only sum, a roll, a root-mean-square norm, addmm, attention, a 1-d average."""
+    """The residual net whose pixels are then tokens: a size-only sum, a roll, a root-mean-square norm, addmm, attention, a 1-d average.
+
+    Positions index what is there, and a fill hides keys besides those that numbers hide. One channel of the hidden layer is far wider
+    than the others, which lie between two of its steps.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
@@ -143,15 +147,28 @@ class SequenceNet(ResidualNet):
         self.positions: Tensor
         scores = torch.randn(1, 2, 16, 16, generator=generator)
         self.register_buffer("positions", scores.where(torch.rand(16, 16, generator=generator).fill_diagonal_(1) > 0.2, -100.0))
+        self.hidden: Tensor
+        self.register_buffer("hidden", torch.rand(16, 16, generator=generator).fill_diagonal_(1) < 0.1)
+        generator = torch.Generator().manual_seed(seed + 1)
+        wide = torch.ones(16)
+        wide[0] = 20
+        self.up = nn.Parameter(torch.randn(16, 8, generator=generator) / 20)
+        self.up.data[0] = self.up.data[0].abs() * 60
+        self.shift = nn.Parameter(torch.full((16,), -0.75))
+        self.down = nn.Parameter(torch.randn(8, 16, generator=generator).abs() / 20 / wide)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.features(x).flatten(2).transpose(1, 2)
         tokens = (tokens + torch.ones(x.shape[0], 1, 8) * 0.25).roll(3, 1)
+        tokens = tokens[torch.arange(x.shape[0])[:, None], torch.arange(16)]
         unit = self.gain * (tokens * torch.rsqrt(tokens.pow(2).mean(-1, keepdim=True) + 1e-6))
         mixed = torch.addmm(self.offset, unit.reshape(-1, 8), self.projection).reshape(-1, 16, 8)
         heads = mixed.unflatten(-1, (2, 4)).transpose(1, 2)
-        y = functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.positions)
+        y = functional.scaled_dot_product_attention(
+            heads, heads, heads, attn_mask=self.positions + torch.zeros(16).masked_fill(self.hidden, -1e9)
+        )
         tokens = tokens + y.transpose(1, 2).flatten(2)
+        tokens = tokens + functional.linear(functional.gelu(functional.linear(tokens, self.up, self.shift)), self.down)
         pooled = functional.adaptive_avg_pool1d(tokens.transpose(1, 2), 1)
         return functional.linear(pooled.flatten(1), self.head * 0.5)
 

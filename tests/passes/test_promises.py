@@ -16,25 +16,30 @@ from fxpress_passes import (
     PASSES,
     Close,
     ComposeLinear,
+    ComposeMasks,
     ComposeRmsNorm,
     Context,
     CorrectBias,
     DecomposeAttention,
+    DecomposeIndex,
     DecomposePool1d,
     DecomposeRoll,
     DecomposeUnflatten,
     EliminateDeadCode,
+    Equalize,
     Exact,
     FoldBatchNorm,
     FoldConstants,
     FoldPositions,
     Lossy,
+    NoisyBias,
     Pass,
     PlaceQuantizers,
     Promise,
     QuantizeDyadic,
     ReestimateBatchNorm,
     RemoveNoops,
+    Rotate,
     SeparateMasks,
     ToInteger,
 )
@@ -58,8 +63,9 @@ class SwapAdds(Pass):
         return edit.finish()
 
 
-WRITTEN_OUT = (FoldPositions(), ComposeLinear(), ComposeRmsNorm(), DecomposeUnflatten(), DecomposeRoll(), DecomposeAttention())
-QUANTIZABLE = (RemoveNoops(), FoldConstants(), *WRITTEN_OUT, FoldBatchNorm(), DecomposePool1d(), SeparateMasks())
+DECOMPOSED = (DecomposeIndex(), DecomposeUnflatten(), DecomposeRoll(), DecomposeAttention())
+WRITTEN_OUT = (FoldPositions(), ComposeLinear(), ComposeRmsNorm(), *DECOMPOSED)
+QUANTIZABLE = (RemoveNoops(), FoldConstants(), *WRITTEN_OUT, FoldBatchNorm(), DecomposePool1d(), ComposeMasks(), SeparateMasks())
 CASES: dict[type[Pass], tuple[Pass, ...]] = {
     RemoveNoops: (),
     FoldConstants: (),
@@ -67,12 +73,17 @@ CASES: dict[type[Pass], tuple[Pass, ...]] = {
     FoldPositions: (),
     ComposeLinear: (),
     ComposeRmsNorm: (RemoveNoops(),),
+    DecomposeIndex: (),
     DecomposeUnflatten: (),
     DecomposeRoll: (),
     DecomposeAttention: (),
     DecomposePool1d: (),
+    ComposeMasks: (FoldPositions(), DecomposeAttention()),
     SeparateMasks: (FoldConstants(), FoldPositions(), DecomposeAttention()),
     FoldBatchNorm: (),
+    Equalize: (),
+    Rotate: (),
+    NoisyBias: (),
     PlaceQuantizers: QUANTIZABLE,
     ReestimateBatchNorm: (),
     CorrectBias: (*QUANTIZABLE, PlaceQuantizers()),
@@ -82,7 +93,7 @@ CASES: dict[type[Pass], tuple[Pass, ...]] = {
 }
 """For each pass, what has to run first on the sequence net so that it has something to do."""
 HELD = (*PASSES, SwapAdds)
-MEASURING = (SwapAdds, ReestimateBatchNorm, CorrectBias)
+MEASURING = (SwapAdds, ReestimateBatchNorm, CorrectBias, Equalize, Rotate, NoisyBias)
 """Passes that always do something: they swap, or they measure anew."""
 
 
@@ -178,13 +189,17 @@ def test_a_pair_in_a_wrong_order_is_an_error_before_anything_runs(
 def test_the_pairs_are_those_that_one_expects() -> None:
     forbidden = {(first.name, second.name) for first, second in FORBIDDEN}
     written_out = {"decompose-attention", "decompose-unflatten", "decompose-roll", "decompose-pool1d", "separate-masks"}
-    composed = {"fold-positions", "compose-linear", "compose-rms-norm"}
-    anywhere = {"remove-noops", "fold-constants", "fold-batch-norm", "swap-adds", *written_out, *composed}
+    composed = {"fold-positions", "compose-linear", "compose-rms-norm", "decompose-index", "compose-masks"}
+    equalized = {"equalize", "rotate", "noisy-bias"}
+    anywhere = {"remove-noops", "fold-constants", "fold-batch-norm", "swap-adds", *written_out, *composed, *equalized}
     normal = {
         *(("compose-linear", "fold-constants"), ("compose-rms-norm", "remove-noops"), ("decompose-attention", "fold-positions")),
         *product({"decompose-pool1d"}, {"fold-constants", "fold-batch-norm", "compose-rms-norm"}),
-        *product({"separate-masks"}, {"fold-constants", "decompose-attention"}),
+        *product({"separate-masks"}, {"fold-constants", "decompose-attention", "compose-masks"}),
+        *product({"compose-masks"}, {"fold-positions", "decompose-index", "decompose-attention"}),
     }
+    normal |= {*product(equalized, {"fold-batch-norm", "fold-constants"}), *product({"rotate", "noisy-bias"}, {"equalize"})}
+    normal.add(("noisy-bias", "rotate"))
     late = {"place-quantizers", "quantize-dyadic", "to-integer", "correct-bias"}
     sums = {("quantize-dyadic", "place-quantizers"), ("place-quantizers", "quantize-dyadic")}
     backwards = {("to-integer", "place-quantizers"), ("to-integer", "quantize-dyadic"), ("quantize-dyadic", "to-integer")}

@@ -21,6 +21,7 @@ from torch import fx
 from . import rounding
 from .attention import attention
 from .border import dequantize, quantize
+from .logic import LOGIC_EMITTERS
 from .movement import MOVEMENT_EMITTERS, max_of_slices
 from .narrow import signed, unsigned
 from .normalize import affine, normalize
@@ -167,6 +168,7 @@ F1 = Flavour(
     {
         **SHAPE_EMITTERS,
         **MOVEMENT_EMITTERS,
+        **LOGIC_EMITTERS,
         _fxp.quantize.default: quantize,
         _fxp.dequantize.default: dequantize,
         _fxp.conv2d.default: with_bias,

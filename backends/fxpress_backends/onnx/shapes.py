@@ -116,9 +116,13 @@ def _select(walk: Walk, node: fx.Node) -> ir.Value:
 
 
 def _embedding(walk: Walk, node: fx.Node) -> ir.Value:
-    """Rows of the table as it is stored."""
+    """Rows of the table as it is stored; one of 16 bits stays so in the file, the rows that are taken become int32."""
     named = arguments(node)
-    return walk.op("Gather", walk.value(named["weight"]), walk.value(named["indices"]))
+    table, indices = named["weight"], walk.value(named["indices"])
+    if table.meta["val"].dtype != torch.int16:
+        return walk.op("Gather", walk.value(table), indices)
+    rows = walk.op("Gather", walk.constant(walk.array(table), str(table.target)), indices)
+    return walk.op("Cast", rows, to=ir.DataType.INT32)
 
 
 SHAPE_EMITTERS: dict[Any, Emit] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from fxpress_ir import Program
-from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, arguments, constant
+from fxpress_ir.ops import COMPARISONS, INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, arguments, constant
 from torch import Tensor, fx
 
 from fxpress_backends.contract import Refusal, Target
@@ -38,8 +38,9 @@ _WINDOWED = (_fxp.conv2d.default, _fxp.max_pool2d.default, _fxp.sum_pool2d.defau
 
 def known_operators(program: Program, target: Target) -> Found:
     """The planner has a rule for each operator."""
+    ruled = SHAPE_OPERATORS | LOOKUP_OPERATORS | LOGIC_OPERATORS
     for node in _calls(program):
-        if node.target in SHAPE_OPERATORS | LOOKUP_OPERATORS or getattr(INTEGER_OPERATORS.get(node.target), "name", "") in RULES:
+        if node.target in ruled or getattr(INTEGER_OPERATORS.get(node.target), "name", "") in RULES:
             continue
         yield node, f"{node.target} has no TVM rule", "lower it to another target"
 
@@ -106,8 +107,9 @@ def operands_match(program: Program, target: Target) -> Found:
     """Operands of equal ranks, parameters along a fixed dimension, quantised ranges that float32 counts exactly."""
     for node in _calls(program):
         named = arguments(node)
-        if node.target in (_fxp.add.default, _fxp.multiply.default):
-            shapes = [program.shape_of(named[operand]) for operand in ("x", "y")]
+        joins = node.target in LOGIC_OPERATORS - COMPARISONS and "other" in named
+        if joins or node.target in (_fxp.add.default, _fxp.multiply.default):
+            shapes = [program.shape_of(named[operand]) for operand in (("self", "other") if joins else ("x", "y"))]
             if len(shapes[0]) != len(shapes[1]):
                 yield node, f"combines shapes {list(shapes[0])} and {list(shapes[1])}", "reshape both to the same number of dimensions"
         elif node.target is _fxp.rotary.default:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fxpress_ir import Program
-from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS
+from fxpress_ir.ops import INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS
 from torch import Tensor
 
 from fxpress_backends.contract import Target
 
 from .draft import Draft
 from .islands import Island, steps
+from .logic import logic
 from .moves import embedding, rearrange
 from .physical import Plan
 from .rules import RULES
@@ -27,6 +28,8 @@ def plan(program: Program, target: Target) -> Plan:
             rearrange(draft, step)
         elif step.op == "call_function" and step.target in LOOKUP_OPERATORS:
             embedding(draft, step)
+        elif step.op == "call_function" and step.target in LOGIC_OPERATORS:
+            logic(draft, step)
         elif step.op == "call_function" and isinstance(step.meta["val"], Tensor):
             RULES[INTEGER_OPERATORS[step.target].name](draft, step)
     return draft.plan(tuple(map(draft.plainly, program.outputs())))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from ..ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, Fact, Interval
+from ..ops import INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, Fact, Interval
 
 _INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 _LIMITS = {
@@ -42,6 +42,8 @@ def integer_ranges(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> Ranges:
             continue
         elif node.target in SHAPE_OPERATORS | LOOKUP_OPERATORS and node.args[0] in intervals:
             intervals[node] = intervals[node.args[0]].hull()
+        elif node.target in LOGIC_OPERATORS and _known(node, intervals):
+            intervals[node] = _LIMITS[torch.bool]
         elif node.target in INTEGER_OPERATORS and _known(node, intervals):
             proof = INTEGER_OPERATORS[node.target].prove(node, intervals, tensors)  # type: ignore[misc]
             intervals[node] = proof.interval

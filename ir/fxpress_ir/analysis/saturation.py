@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..ops import arguments
+from ..ops import LEAST_SCORE, arguments
 from ..program import Program
 
 _fxp = torch.ops.fxp
@@ -33,34 +33,48 @@ class _Counter(fx.Interpreter):
         self.counts: dict[str, tuple[int, int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        exact = _UNCLAMPED.get(n.target)
-        if exact is not None:
+        if n.target in _CLAMPING:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             named = {**arguments(n), **dict(zip(arguments(n), args, strict=False)), **kwargs}
-            value: Tensor = exact(named)
             # a lower bound of 0 after a weighted sum or an add is the ReLU itself, not a lack of range
-            below = value < named["qmin"] if named["qmin"] < 0 or n.target is _fxp.quantize.default else torch.zeros(())
-            clamped = int(below.sum()) + int((value > named["qmax"]).sum())
-            before = self.counts.get(n.name, (0, 0))
-            self.counts[n.name] = (before[0] + value.numel(), before[1] + clamped)
+            low = named["qmin"] if named["qmin"] < 0 or n.target is _fxp.quantize.default else None
+            self._count(n.name, _unclamped(n.target, named), low, named["qmax"])
+            if n.target is _fxp.attention.default:
+                self._count(f"{n.name}.scores", _scores(named), LEAST_SCORE, _LARGEST_SCORE)
         return super().run_node(n)
 
-
-def _rounded(product: Tensor, c: int) -> Tensor:
-    return (product + ((1 << (c - 1)) - 1) + ((product >> c) & 1)) >> c
-
-
-def _requantized(named: dict[str, Any]) -> Tensor:
-    x = named["x"].long()
-    factors = named["b"].long().reshape([-1 if d == named["axis"] % x.dim() else 1 for d in range(x.dim())])
-    return _rounded(x * factors, named["c"])
+    def _count(self, name: str, value: Tensor, low: int | None, high: int) -> None:
+        clamped = int((value > high).sum()) + (0 if low is None else int((value < low).sum()))
+        before = self.counts.get(name, (0, 0))
+        self.counts[name] = (before[0] + value.numel(), before[1] + clamped)
 
 
-_UNCLAMPED: dict[Any, Any] = {
-    _fxp.quantize.default: lambda named: torch.round(named["x"] / torch.tensor(named["scale"], dtype=torch.float32)),
-    _fxp.requantize.default: _requantized,
-    _fxp.add.default: lambda named: _rounded(named["x"].long() * named["bx"] + named["y"].long() * named["by"], named["c"]),
-}
+def _unclamped(target: Any, named: dict[str, Any]) -> Tensor:
+    """What the operator gives with the bounds of 32 bits, which its verified value never reaches."""
+    if target is _fxp.quantize.default:
+        return torch.round(named["x"] / torch.tensor(named["scale"], dtype=torch.float32))
+    result: Tensor = target(*{**named, **_WIDE}.values())
+    return result
+
+
+def _scores(named: dict[str, Any]) -> Tensor:
+    """The scores of an attention that are seen, before their clamp, in one dimension."""
+    sums = _fxp.matmul(named["q"], named["k"].transpose(-1, -2))
+    sums = sums if named["bias"] is None else sums + named["bias"]
+    scores = _fxp.requantize(sums, torch.tensor([named["b"]], dtype=torch.int32), named["c"], _WIDE["qmin"], _WIDE["qmax"], -1, torch.int32)
+    seen = torch.ones_like(scores, dtype=torch.bool) if named["mask"] is None else named["mask"].expand_as(scores)
+    result: Tensor = scores[seen.tril() if named["causal"] else seen]
+    return result
+
+
+_LARGEST_SCORE = 127
+_WIDE = {"qmin": -(1 << 31), "qmax": (1 << 31) - 1, "dtype": torch.int32}
+_CLAMPING = frozenset(
+    {
+        *(_fxp.quantize.default, _fxp.requantize.default, _fxp.add.default),
+        *(_fxp.affine.default, _fxp.rotary.default, _fxp.attention.default),
+    }
+)
 
 
 def saturation(program: Program, *inputs: Tensor) -> Saturation:

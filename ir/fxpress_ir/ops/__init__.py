@@ -73,11 +73,18 @@ LOOKUP_OPERATORS = frozenset({_aten.embedding.default})
 A number outside the table is an error of the runtime's choosing: it raises, or it takes some row of the table.
 """
 
+COMPARISONS = frozenset({comparison.Scalar for comparison in (_aten.eq, _aten.ne, _aten.lt, _aten.le, _aten.gt, _aten.ge)})
+"""ATen operators that compare each element with a number; an integer stage may compare integers with integers."""
+
+LOGIC_OPERATORS = COMPARISONS | {_aten.logical_and.default, _aten.logical_or.default, _aten.logical_not.default}
+"""ATen operators that make booleans: the comparisons, and those on booleans; an integer stage computes masks with them."""
+
 SIZE_OPERATORS = frozenset({_aten.sym_size.int})
 """Operators that give a dimension's size; their results are arguments of shape operators."""
 
 __all__ = [
     "CHORD_BITS",
+    "COMPARISONS",
     "INTEGER_OPERATORS",
     "OPERATORS",
     "SHAPE_OPERATORS",
@@ -86,6 +93,7 @@ __all__ = [
     "Interval",
     "KNOTS",
     "LEAST_SCORE",
+    "LOGIC_OPERATORS",
     "LOOKUP_OPERATORS",
     "KEPT_BITS",
     "Operator",

@@ -9,9 +9,10 @@ import torch
 from fxpress_ir import Edit
 from fxpress_ir.dyadic import Dyadic
 from fxpress_ir.errors import PassError
-from fxpress_ir.ops import SHAPE_OPERATORS, arguments
+from fxpress_ir.ops import arguments
 from torch import Tensor, fx
 
+from .masks import conjuncts, is_given, is_triangle, joined
 from .moved import is_constant, moved, source_of
 from .recognized import Recognized
 from .scales import AVERAGE_BITS, Grid, shift_limit
@@ -32,7 +33,7 @@ class Scores:
         product: the product of two activations.
         factor: the number that it is multiplied by.
         bias: an additive constant of the product's shape, or one that broadcasts to it.
-        mask: bool, True where a key is seen.
+        masks: bool, each True where it lets a key be seen.
         parts: the nodes that compute them.
     """
 
@@ -40,7 +41,7 @@ class Scores:
     product: fx.Node
     factor: float
     bias: fx.Node | None
-    mask: fx.Node | None
+    masks: tuple[fx.Node, ...]
     parts: tuple[fx.Node, ...]
 
 
@@ -65,20 +66,23 @@ def attention(node: fx.Node) -> Recognized | str | None:
     if is_turned(keys) and len(keys.users) == 1:
         parts, keys = (*parts[:-1], keys, parts[-1]), arguments(keys)["self"]
     operands = (query, keys, value)
-    return Recognized("attention", operands, parts=parts, scores=scores.site, bias=scores.bias, mask=scores.mask, factor=scores.factor)
+    return Recognized("attention", operands, parts=parts, scores=scores.site, bias=scores.bias, masks=scores.masks, factor=scores.factor)
 
 
 def _scores(node: fx.Node) -> Scores | str:
     """The scores behind a softmax's operand, a quantiser among them or not."""
     parts: list[fx.Node] = []
-    mask: fx.Node | None = None
+    masks: list[fx.Node] = []
     bias: fx.Node | None = None
-    if node.target is _aten.where.ScalarOther and arguments(node)["other"] <= UNSEEN:
+    while hides(node):
         parts.append(node)
-        hidden = arguments(node)
-        mask, node = hidden["condition"], hidden["self"]
-        if not _is_causal(hidden["condition"]) and not _is_given(hidden["condition"]):
-            return "its mask is computed"
+        masks.append(arguments(node)["condition"])
+        node = arguments(node)["self"]
+    if not all(is_triangle(mask) or is_given(mask) for mask in conjuncts(masks)):
+        return "its mask is computed"
+    # as text, because a comparison of symbolic sizes would be remembered as a fact about them
+    if any(str(part.meta["val"].shape) != str(node.meta["val"].shape) for part in parts):
+        return "its mask is larger than its scores"
     site = node
     if node.target is _fxp.fake_quantize.default:
         parts.append(node)
@@ -96,13 +100,16 @@ def _scores(node: fx.Node) -> Scores | str:
         parts.append(node)
         factor = factor * node.args[1] if node.target is _aten.mul.Tensor else factor / node.args[1]
         node = node.args[0]  # type: ignore[assignment]
-    if node.target is _aten.where.ScalarOther and mask is not None:
-        return "several masks hide its scores"
     if node.target is not _aten.matmul.default:
         return f"its scores come from {node.target}"
     if not factor > 0:
         return f"its scores are multiplied by {factor:g}"
-    return Scores(site, node, factor, bias, mask, (*parts, node))
+    return Scores(site, node, factor, bias, tuple(masks), (*parts, node))
+
+
+def hides(node: fx.Node) -> bool:
+    """Where a boolean is false, a score becomes one that is not seen."""
+    return node.target is _aten.where.ScalarOther and arguments(node)["other"] <= UNSEEN
 
 
 def terms(node: Any) -> tuple[list[fx.Node], list[fx.Node]]:
@@ -150,32 +157,13 @@ def emit(edit: Edit, node: fx.Node, what: Recognized, inputs: list[tuple[fx.Node
     if what.parts[-1].args[1] is what.operands[1]:
         keys = edit.call(_aten.transpose.int, keys, -2, -1, like=node)
     unit = s_q * s_k * what.factor
-    mask, causal = what.mask, False
-    if mask is not None and _is_causal(mask):
-        mask, causal = None, True
-    if mask is not None and is_constant(mask) and bool(edit.tensor(source_of(mask)).all()):
-        mask = None
+    mask, causal = joined(edit, what.masks, node)
     bias = None if what.bias is None else _bias(edit, node, what.bias, unit)
     inner = Dyadic.nearest(unit / scores.scale)
     outer = Dyadic.nearest(s_v / (1 << AVERAGE_BITS) / grid.scale, limit=shift_limit(grid))
     table = edit.add_tensor(f"{node.name}.exponentials", exponentials(scores.scale, _EXPONENTIALS).to(torch.uint8))
     parts = (mask, bias, table, inner.b, inner.c, outer.b, outer.c, grid.qmin, grid.qmax, causal, dtype)
     return edit.call(_fxp.attention.default, query, keys, value, *parts, like=node, name=f"{node.name}_out")
-
-
-def _is_causal(mask: fx.Node) -> bool:
-    """The lower triangle of ones."""
-    if mask.target is not _aten.tril.default or arguments(mask)["diagonal"] != 0:
-        return False
-    whole: fx.Node = arguments(mask)["self"]
-    return whole.target is _aten.ones.default
-
-
-def _is_given(mask: fx.Node) -> bool:
-    """An input or a tensor of the program, moved or not: what computes on booleans has no integer form."""
-    while mask.target in SHAPE_OPERATORS:
-        mask = mask.args[0]  # type: ignore[assignment]
-    return mask.op in ("get_attr", "placeholder")
 
 
 def _bias(edit: Edit, node: fx.Node, constant: fx.Node, unit: float) -> fx.Node | None:

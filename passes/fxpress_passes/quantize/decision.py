@@ -28,7 +28,7 @@ from .scales import (
     snap_weight,
 )
 from .sharing import shared, site_of
-from .stream import BYTES_ONLY, reads_short, stream
+from .stream import BYTES_ONLY, reads_short, rotations, stream
 
 RangeOf = Callable[[fx.Node, bool], Range]
 """The range to cover of a value; True for inputs and outputs."""
@@ -98,7 +98,8 @@ class Decision:
         self._islands = islands(recognition)
         self._fills = _fills(recognition)
         self._most = code_limits(recognition, program.tensors, weight_bits) if activation_bits == 16 else {}
-        self._stream = stream(recognition, self._islands)
+        self._rotations = rotations(recognition, program.tensors)
+        self._stream = stream(recognition, self._islands, self._rotations)
         self._grids: dict[fx.Node, Grid] = {}
         self._narrowed: dict[fx.Node, Narrowed] = {}
         self._activations: dict[str, Grid] = {}
@@ -165,7 +166,7 @@ class Decision:
     def _read(self, reader: fx.Node, what: Recognized, operand: fx.Node) -> Grid:
         """The grid of an operand as `reader` takes it: in 8 bits where it takes no more."""
         grid = self._grids[operand]
-        short = what.kind not in BYTES_ONLY and (self._activation_bits == 16 or reads_short(reader, what, self._stream))
+        short = what.kind not in BYTES_ONLY and (self._activation_bits == 16 or reads_short(reader, what, self._stream, self._rotations))
         if grid.bits == 8 or short:
             return grid
         before = self._narrowed.get(operand)

@@ -10,7 +10,12 @@ from fxpress_ir.ops import arguments
 from torch import fx
 
 _aten = torch.ops.aten
-MOVES = frozenset({_aten.slice.Tensor, _aten.unsqueeze.default, _aten.expand.default, _aten.view.default, _aten.reshape.default})
+MOVES = frozenset(
+    {
+        *(_aten.slice.Tensor, _aten.unsqueeze.default, _aten.expand.default),
+        *(_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints),
+    }
+)
 
 
 def is_constant(node: Any) -> bool:

@@ -57,8 +57,8 @@ class PlaceQuantizers(Pass):
     gives: ClassVar[str | None] = "simulated"
     after: ClassVar[tuple[str, ...]] = ("fold-batch-norm", "fold-constants", "fold-positions")
     needs: ClassVar[tuple[str, ...]] = (
-        *("remove-noops", "fold-positions", "compose-linear", "compose-rms-norm"),
-        *("decompose-unflatten", "decompose-roll", "decompose-pool1d", "decompose-attention", "separate-masks"),
+        *("remove-noops", "fold-constants", "fold-positions", "compose-linear", "compose-rms-norm", "decompose-index"),
+        *("decompose-unflatten", "decompose-roll", "decompose-pool1d", "decompose-attention", "compose-masks", "separate-masks"),
     )
     weight_bits: int = 8
     activation_bits: int = 8

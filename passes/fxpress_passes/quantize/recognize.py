@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from fxpress_ir.analysis.cones import CLAMPS, ELEMENTWISE, Cones, constant_axis, operands
 from fxpress_ir.ops import SIZE_OPERATORS, arguments
 from torch import Tensor, fx
 
 from .attention import attention
-from .elementwise import CLAMPS, ELEMENTWISE, Cones, bounds, constant_axis, operands
+from .elementwise import bounds
 from .moved import is_constant
 from .recognized import Recognized
 from .rotary import rotary

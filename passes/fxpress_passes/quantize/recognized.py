@@ -63,8 +63,8 @@ class Recognized:
         axis: of a concatenation, or of a table's channels.
         part: dimension, start and end of a piece that is a move.
         parts: nodes that compute within it and have no value of their own; an attention's last one is its first product.
-        scores, factor, mask: of an attention: the node whose value is quantised, the number that the first product is
-            multiplied by, and what is seen (bool).
+        scores, factor, masks: of an attention: the node whose value is quantised, the number that the first product is
+            multiplied by, and booleans that are all true where a key is seen.
         epsilon, centre: of a normalisation; one that does not centre divides by the root of the mean square.
         cosine, sine: tables of a rotation, moved constants.
     """
@@ -94,7 +94,7 @@ class Recognized:
     parts: tuple[fx.Node, ...] = ()
     scores: fx.Node | None = None
     factor: float = 1.0
-    mask: fx.Node | None = None
+    masks: tuple[fx.Node, ...] = ()
     epsilon: float = 0.0
     centre: bool = True
     cosine: fx.Node | None = None

@@ -11,7 +11,7 @@ from fxpress_ir.ops import arguments
 from torch import Tensor, fx
 
 from ..contract import Close, Context, Pass, Promise
-from .attention import UNSEEN, terms
+from .attention import UNSEEN, hides, terms
 from .moved import moved, rows_of, source_of
 
 _aten = torch.ops.aten
@@ -28,12 +28,13 @@ class SeparateMasks(Pass):
 
     name: ClassVar[str] = "separate-masks"
     promise: ClassVar[Promise] = Close(1e-5, "a probability below exp(-50) becomes 0; sums are taken in another order")
-    after: ClassVar[tuple[str, ...]] = ("fold-constants", "decompose-attention")
+    after: ClassVar[tuple[str, ...]] = ("fold-constants", "decompose-attention", "compose-masks")
 
     def apply(self, program: Program, context: Context) -> Program:
         found: list[tuple[fx.Node, fx.Node, list[fx.Node]]] = []
         for node in program.graph.find_nodes(op="call_function", target=_aten.softmax.int):
-            computed, constants = terms(arguments(node)["self"])
+            reader = _reader(node)
+            computed, constants = terms(arguments(reader)["self"])
             hiding = [constant for constant in constants if not bool(_seen(_values(program, constant)).all())]
             if len(computed) != 1 or not hiding:
                 continue
@@ -41,14 +42,22 @@ class SeparateMasks(Pass):
             if reason:
                 context.refuse(node, reason, "the mask stays a term of the scores")
             else:
-                found.append((node, computed[0], constants))
+                found.append((reader, computed[0], constants))
         if not found:
             return program
         edit = program.edit()
         apart = _Apart(edit)
-        for node, scores, constants in found:
-            apart.rewrite(edit.here(node), edit.here(scores), [edit.here(constant) for constant in constants])
+        for reader, scores, constants in found:
+            apart.rewrite(edit.here(reader), edit.here(scores), [edit.here(constant) for constant in constants])
         return edit.finish()
+
+
+def _reader(softmax: fx.Node) -> fx.Node:
+    """The first that reads the scores: the softmax, or what hides some of them from it already."""
+    reader = softmax
+    while hides(arguments(reader)["self"]):
+        reader = arguments(reader)["self"]
+    return reader
 
 
 def _values(program: Program, chain: fx.Node) -> Tensor:
@@ -78,10 +87,10 @@ class _Apart:
         self._edit = edit
         self._written: dict[fx.Node, tuple[fx.Node | None, fx.Node | None]] = {}
 
-    def rewrite(self, softmax: fx.Node, scores: fx.Node, constants: list[fx.Node]) -> None:
-        """Everything stands before the first softmax that reads it."""
-        summed: fx.Node = arguments(softmax)["self"]
-        with self._edit.graph.inserting_before(softmax):
+    def rewrite(self, reader: fx.Node, scores: fx.Node, constants: list[fx.Node]) -> None:
+        """Everything stands before the first that reads it."""
+        summed: fx.Node = arguments(reader)["self"]
+        with self._edit.graph.inserting_before(reader):
             masks = []
             for constant in constants:
                 seen, added = self._apart(constant)
@@ -89,7 +98,7 @@ class _Apart:
                 masks += [] if seen is None else [seen]
             for mask in masks:
                 scores = self._edit.call(_aten.where.ScalarOther, mask, scores, _LOWEST, like=summed)
-        softmax.replace_input_with(summed, scores)
+        reader.replace_input_with(summed, scores)
 
     def _apart(self, constant: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
         """What is seen, None where all is; what is added, None where nothing but the mask is."""

@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from fxpress_ir import Program
 from fxpress_ir.errors import PassError, PipelineError
-from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
+from fxpress_ir.ops import INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
 from torch import Tensor, fx
 
 from ..contract import Context, Lossy, Pass, Promise
 from .drop_borders import drop_borders
 from .emit import Emitter
+from .masks import is_given
 from .recognize import Recognition, is_float, recognize
 from .recognized import PASSES_ON, Recognized
 from .scales import Grid
@@ -122,4 +123,6 @@ def _computes_in_floats(node: fx.Node) -> bool:
     """What the emitter made has no fake value yet; sizes are no tensors."""
     if node.op != "call_function" or not isinstance(node.meta.get("val"), (Tensor, tuple, list)):
         return False
+    if node.target in SHAPE_OPERATORS | LOGIC_OPERATORS and not is_float(node):
+        return not is_given(node)  # of an island's booleans it is part of the island
     return node.target not in INTEGER_OPERATORS and (node.target not in SHAPE_OPERATORS | LOOKUP_OPERATORS or is_float(node))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fxpress_backends.reference import KERNELS, kernels
 from fxpress_ir.errors import ProgramError
-from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS
+from fxpress_ir.ops import INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS
 from fxpress_ir.verify import _BUILTINS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ def same(result: Any, expected: torch.Tensor) -> None:
 
 
 def test_every_operator_has_a_kernel() -> None:
-    targets = (*INTEGER_OPERATORS, *SHAPE_OPERATORS, *LOOKUP_OPERATORS, *SIZE_OPERATORS)
+    targets = (*INTEGER_OPERATORS, *SHAPE_OPERATORS, *LOOKUP_OPERATORS, *LOGIC_OPERATORS, *SIZE_OPERATORS)
     aten_and_fxp = {f"{target.namespace}.{target._opname}" for target in targets}
     assert set(KERNELS) == aten_and_fxp | {f"python.{function.__name__}" for function in _BUILTINS}
 

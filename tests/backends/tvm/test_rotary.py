@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
 import torch
-from fxpress_backends.contract import Target
+from fxpress_backends.contract import Runner, Target
 from fxpress_backends.tvm import TVM
 from fxpress_backends.tvm.plan import plan
 from fxpress_ir import Edit, Program
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from several import several
 from support import aten, attending_net, built, fxp, turned_by_length
 from torch import Tensor, fx
@@ -54,6 +59,49 @@ def test_rotary(same_on_extremes: Check) -> None:
         ((8, 4, 6), torch.int8, turned(S8, (1, 1, 4, 6), then=convolved)),
     )
     same_on_extremes(cases)
+
+
+@st.composite
+def rotations(draw: st.DrawFn) -> tuple[tuple[int, ...], torch.dtype, Body]:
+    """Any shape of up to 4 dimensions, tables of size 1 along any of them, and the shifts, ranges and angles that are proved."""
+    shape = (*draw(st.lists(st.integers(1, 5), max_size=2)), 2 * draw(st.integers(1, 40)))
+    dtype = draw(st.sampled_from([torch.int8, torch.int16]))
+    table = (1, *(draw(st.sampled_from([1, size])) for size in shape))
+    limits: Limits = draw(st.sampled_from([S8, U8, SHORT, (-3, 90, torch.int8), (-1, 0, torch.int16)]))
+    most = draw(st.sampled_from([1, 181, 16383] if dtype == torch.int16 else [1, 16384, 32767]))
+    return shape, dtype, turned(limits, table, c=draw(st.integers(1, 15)), most=most)
+
+
+@settings(max_examples=3, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(cases=st.lists(rotations(), min_size=12, max_size=12))
+def test_any_rotation(
+    cases: Sequence[tuple[tuple[int, ...], torch.dtype, Body]],
+    side_by_side: Callable[..., Program],
+    loaded: Callable[..., Runner],
+    targets: Mapping[str, Target],
+) -> None:
+    """A dozen in one build, which is what takes long; at the ends of the types, between them and next to 0."""
+    program, generator = side_by_side(cases), torch.Generator().manual_seed(0)
+    with TemporaryDirectory() as folder:
+        runner = loaded(program, targets["tvm:x86-64"], Path(folder))
+        for batch in (1, 3):
+            inputs = [_anywhere(generator, (batch, *shape), dtype) for shape, dtype, _ in cases]
+            for result, wanted in zip(runner.run([x.numpy() for x in inputs]), program.run(*inputs), strict=True):
+                assert result.dtype == wanted.numpy().dtype
+                np.testing.assert_array_equal(result, wanted.numpy())
+
+
+def _anywhere(generator: torch.Generator, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    limits = torch.iinfo(dtype)
+    values = torch.stack(
+        [
+            torch.full(tuple(shape), limits.min),
+            torch.full(tuple(shape), limits.max),
+            torch.randint(-2, 3, tuple(shape), generator=generator),
+            torch.randint(limits.min, limits.max + 1, tuple(shape), generator=generator),
+        ]
+    )
+    return values.gather(0, torch.randint(0, 4, (1, *shape), generator=generator))[0].to(dtype)
 
 
 def heads(edit: Edit, x: fx.Node, width: int) -> fx.Node:

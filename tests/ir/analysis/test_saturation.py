@@ -57,3 +57,26 @@ def test_a_program_that_clamps_nothing_has_no_share() -> None:
 def test_inputs_are_held_to_the_signature() -> None:
     with pytest.raises(InputError, match="dimension 1 is 5, expected 4"):
         saturation(chain(0, torch.uint8), torch.zeros(1, 5))
+
+
+def test_the_scores_that_an_attention_sees_are_counted() -> None:
+    """Scores 100 k_j for the keys 1, 2 and -3; the last is hidden, and means of values stay within what the values span."""
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        keys = edit.add_tensor("keys", torch.tensor([[1], [2], [-3]], dtype=torch.int8))
+        mask = edit.add_tensor("mask", torch.tensor([[True, True, False]]))
+        table = edit.add_tensor("table", torch.arange(255, -1, -1).to(torch.uint8))
+        parts = (mask, None, table, 2, 1, 2, 9, -20, 20, False, torch.int8)
+        return edit.call(fxp.attention.default, x, keys, keys, *parts, name="mixed")
+
+    found = saturation(built((1, 1), body, dtype=torch.int8), torch.tensor([[100]], dtype=torch.int8))
+    assert found == Saturation({"mixed": (1, 0), "mixed.scores": (2, 1)})
+
+
+def test_a_gain_after_a_normalisation_is_counted() -> None:
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        gain, shift = (edit.add_tensor(name, torch.tensor([value], dtype=torch.int32)) for name, value in (("gain", 8), ("shift", 0)))
+        return edit.call(fxp.affine.default, x, gain, shift, 2, -100, 100, -1, torch.int8, name="wide")
+
+    found = saturation(built((1, 4), body, dtype=torch.int8), torch.tensor([[-51, -50, 50, 51]], dtype=torch.int8))
+    assert found == Saturation({"wide": (4, 2)})

@@ -48,7 +48,7 @@ def test_attention_is_one_value() -> None:
     found = recognition.found[whole]
     assert isinstance(found, Recognized)
     assert (found.kind, found.operands, found.factor) == ("attention", (sketch.x, k, v), 0.25)
-    assert (found.bias, found.mask) == (bias, mask)
+    assert (found.bias, found.masks) == (bias, (mask,))
     assert found.scores is not None
     assert found.scores.target is ADD
     assert found.parts[-1].target is MATMUL
@@ -84,9 +84,7 @@ def test_scores_may_be_scaled_and_added_to_in_any_order(body: Callable[[Sketch, 
 REFUSED: dict[str, Callable[[Sketch, fx.Node], fx.Node]] = {
     "what is added to its scores is computed": lambda s, x: s.call(ADD, x, s.x),
     "several constants are added to its scores": lambda s, x: s.call(ADD, s.call(ADD, x, s.tensor(4, 4)), s.tensor(4, 1)),
-    "several masks hide its scores": lambda s, x: s.call(
-        WHERE, s.tensor(4, 4, dtype=torch.bool), s.call(WHERE, s.tensor(4, 1, dtype=torch.bool), x, -math.inf), -math.inf
-    ),
+    "its mask is larger than its scores": lambda s, x: s.call(WHERE, s.tensor(3, 2, 4, 4, dtype=torch.bool), x, -math.inf),
     "its scores come from aten.relu.default": lambda s, x: s.call(_aten.relu.default, x),
     "its scores come from aten.add.Tensor": lambda s, x: s.call(ADD, x, 1.0),
     "its scores come from aten.where.ScalarOther": lambda s, x: s.call(WHERE, s.tensor(4, 4, dtype=torch.bool), x, UNSEEN + 1),
@@ -101,6 +99,14 @@ def test_what_has_no_integer_form_says_why(reason: str) -> None:
 
 def _masked(mask: Callable[[Sketch], fx.Node]) -> Found:
     return _scored(lambda s, x: s.call(WHERE, mask(s), x, -math.inf))[1]
+
+
+def test_masks_hide_one_after_the_other() -> None:
+    rows, all_ = (lambda s: s.tensor(4, 1, dtype=torch.bool)), (lambda s: s.tensor(4, 4, dtype=torch.bool))
+    _, found = _scored(lambda s, x: s.call(WHERE, all_(s), s.call(WHERE, rows(s), s.call(MUL, x, 0.5), -math.inf), UNSEEN))
+    assert isinstance(found, Recognized)
+    assert [tuple(mask.meta["val"].shape) for mask in found.masks] == [(4, 4), (4, 1)]
+    assert (found.factor, len(found.parts)) == (0.5, 6)
 
 
 def test_a_mask_is_given_or_the_lower_triangle_of_ones() -> None:
@@ -393,10 +399,10 @@ def test_windows_are_recognised_alike_with_quantizers() -> None:
     _, stages = _windows()
     for program in (stages.float, stages.simulated):
         (found,) = [what for what in recognize(program.graph).found.values() if isinstance(what, Recognized) and what.kind == "attention"]
-        assert found.mask is not None
+        (mask,) = found.masks
         assert found.bias is not None
         assert found.scores is not None
-        assert (found.mask.target, found.bias.op, found.scores.target) == (_aten.reshape.default, "get_attr", ADD)
+        assert (mask.target, found.bias.op, found.scores.target) == (_aten.reshape.default, "get_attr", ADD)
 
 
 def _scores_step(mask: Tensor) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 _aten = torch.ops.aten
 SLICE, UNSQUEEZE, EXPAND = _aten.slice.Tensor, _aten.unsqueeze.default, _aten.expand.default
-VIEW, RESHAPE = _aten.view.default, _aten.reshape.default
+VIEW, RESHAPE, FLATTEN = _aten.view.default, _aten.reshape.default, _aten.flatten.using_ints
 
 CHAINS: dict[str, tuple[Callable[[Sketch, fx.Node], fx.Node], str | None]] = {
     "itself": (lambda s, c: c, "whole"),
@@ -21,6 +21,8 @@ CHAINS: dict[str, tuple[Callable[[Sketch, fx.Node], fx.Node], str | None]] = {
         lambda s, c: s.call(RESHAPE, s.call(EXPAND, s.call(UNSQUEEZE, s.call(UNSQUEEZE, c, 0), 2), [5, -1, 1, -1]), [-1, 1, 6]),
         "whole",
     ),
+    "windows, flattened": (lambda s, c: s.call(FLATTEN, s.call(EXPAND, s.call(UNSQUEEZE, c, 0), [5, -1, -1]), 0, 1), "whole"),
+    "rows flattened": (lambda s, c: s.call(FLATTEN, c), None),
     "some rows": (lambda s, c: s.call(SLICE, c, 0, 2, 4), "whole"),
     "their beginnings": (lambda s, c: s.call(UNSQUEEZE, s.call(SLICE, c, -1, 0, 3), 0), "cut"),
     "their ends": (lambda s, c: s.call(SLICE, c, 1, 3, 6), None),

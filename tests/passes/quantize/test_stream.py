@@ -8,9 +8,9 @@ import pytest
 import torch
 from fxpress_passes.quantize.decision import islands
 from fxpress_passes.quantize.recognized import Recognized
-from fxpress_passes.quantize.stream import BYTES_ONLY, reads_short, stream
+from fxpress_passes.quantize.stream import BYTES_ONLY, reads_short, rotations, stream
 from sketch import Sketch
-from torch import fx
+from torch import Tensor, fx
 
 _aten = torch.ops.aten
 ADD, MUL, CAT, GELU, LINEAR = _aten.add.Tensor, _aten.mul.Tensor, _aten.cat.default, _aten.gelu.default, _aten.linear.default
@@ -145,3 +145,26 @@ def test_who_reads_16_bits() -> None:
         assert not reads_short(node, Recognized(kind, (x, y)), outside)
     for kind in ("weighted", "product", "rotary", *BYTES_ONLY):
         assert not reads_short(node, Recognized(kind, (x, y)), inside)
+
+
+HADAMARD = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+
+
+@pytest.mark.parametrize(("weight", "rotates"), [(HADAMARD, True), (HADAMARD.abs(), False), (torch.eye(4), False)])
+def test_what_a_rotation_reads_is_a_member(weight: Tensor, rotates: bool) -> None:
+    """Through moves; what it gives is none, and neither is what a product multiplies."""
+    sketch = Sketch(*SHAPE)
+    gated = sketch.call(MUL, sketch.x, _line(sketch, sketch.x))
+    turned = sketch.call(_aten.transpose.int, gated, 0, 1)
+    rotated = sketch.call(LINEAR, turned, sketch.constant(weight))
+    recognition = sketch.recognition(_line(sketch, rotated), _line(sketch, turned))
+    rotating = rotations(recognition, sketch.tensors)
+    assert rotating == ({rotated} if rotates else set())
+    assert stream(recognition, {}, rotating) == ({gated, turned} if rotates else set())
+
+
+def test_a_rotation_reads_16_bits() -> None:
+    sketch = Sketch(*SHAPE)
+    rotated, other, what = _line(sketch, sketch.x), _line(sketch, sketch.x), Recognized("weighted", (sketch.x,))
+    assert reads_short(rotated, what, frozenset(), frozenset({rotated}))
+    assert not reads_short(other, what, frozenset({sketch.x}), frozenset({rotated}))

@@ -371,6 +371,11 @@ MIXED: dict[str, tuple[Callable[[Tensor, nn.Module], Any], tuple[str, ...], floa
     "beside integers": (lambda x, head: functional.relu(x) + x.cumsum(1), ("cumsum",), 30.0),
     "two in a row": (lambda x, head: head(x.cumsum(1).softmax(1).flatten(1)), ("cumsum", "softmax"), 30.0),
     "two apart": (lambda x, head: head(functional.hardswish(x.cumsum(1)).softmax(1).flatten(1)), ("cumsum", "softmax"), 25.0),
+    "booleans are moved and joined": (
+        lambda x, head: head(torch.where((x.cumsum(1) > 0).logical_not().flatten(1), x.flatten(1), 0.0)),
+        ("cumsum", "gt", "logical_not", "flatten", "where"),
+        30.0,
+    ),
     "integers come out": (lambda x, head: head(x.flatten(1)).argmax(1), ("argmax",), 100.0),
     "a constant that no table holds": (
         lambda x, head: functional.relu(x) * torch.linspace(0, 1, 64).reshape(4, 4, 4),

@@ -19,6 +19,7 @@ from .elementwise import add, multiply, requantize
 from .gather import concat, embedding, gather
 from .linear_loops import linear_loops
 from .linear_vnni import linear_vnni
+from .logic import compare, logical_and, logical_not, logical_or
 from .lut import lut, lut16, lut_permute
 from .matmul import matmul_loops, matmul_vnni
 from .movement import convert, dequantize, quantize, rearrange
@@ -29,9 +30,10 @@ from .rotary import rotary
 from .softmax import softmax
 
 _KERNELS: tuple[Callable[[Call], None], ...] = (
-    add, affine, attention_loops, attention_vnni, concat, conv2d_depthwise, conv2d_loops, conv2d_vnni, convert, dequantize, embedding,
-    gather, linear_loops, linear_vnni, lut, lut16, lut_permute, matmul_loops, matmul_vnni, max_pool2d, multiply, normalize, quantize,
-    rearrange, requantize, rotary, softmax, sum_pool2d,
+    add, affine, attention_loops, attention_vnni, compare, concat, conv2d_depthwise, conv2d_loops, conv2d_vnni, convert,
+    dequantize, embedding, gather, linear_loops, linear_vnni, logical_and, logical_not, logical_or, lut, lut16, lut_permute,
+    matmul_loops, matmul_vnni,
+    max_pool2d, multiply, normalize, quantize, rearrange, requantize, rotary, softmax, sum_pool2d,
 )  # fmt: skip
 KERNELS = {kernel.__name__: kernel for kernel in _KERNELS}
 

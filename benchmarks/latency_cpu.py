@@ -1,0 +1,149 @@
+"""Our targets and the best runtimes' own, each at its settings, on this CPU: ratios with intervals from one interleaved run.
+
+Run: ``python benchmarks/latency_cpu.py [--models ...] [--threads 1] [--json FILE]`` (needs the extras ``models`` and ``peers``).
+Peers: ONNX Runtime in float32, and int8 by its own tool (static QDQ per channel; dynamic too for transformers); OpenVINO in float32, in
+bfloat16, in int8 from our QDQ twin and in int8 by NNCF (with its transformer model type). Random weights of the real
+architectures, batch 1, 224 x 224 pixels or 128 ids. A peer that cannot be made or run is named with its reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fxpress as fx
+import numpy as np
+import torch
+from fxpress_backends.bench import Command
+from models import bert, mobilenet_v2, resnet, vit_s
+from peer_int8 import quantized
+from torch import nn
+
+PIPELINE = "fold-batch-norm, quantize-dyadic{integer_only=true}"
+OURS = ("onnx:qlinear", "tvm:native")
+HERE = Path(__file__).parent
+LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Model:
+    """How to build a network, and whether it takes ids."""
+
+    build: Callable[[], nn.Module]
+    transformer: bool = False
+    ids: bool = False
+
+    def inputs(self, batch: int, seed: int) -> tuple[torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        if self.ids:
+            return (torch.randint(0, 30000, (batch, LENGTH), generator=generator),)
+        return (torch.randn(batch, 3, 224, 224, generator=generator),)
+
+    def capture(self) -> fx.Program:
+        name, sizes = ("input_ids", {1: fx.Dim("seq", max=LENGTH)}) if self.ids else ("pixel_values", {})
+        return fx.capture(self.build(), self.inputs(1, 0), dynamic_shapes={name: {0: fx.Dim("batch"), **sizes}})
+
+
+MODELS = {
+    "resnet18": Model(partial(resnet, 18)),
+    "resnet50": Model(partial(resnet, 50)),
+    "mobilenetv2": Model(mobilenet_v2),
+    "vit-s": Model(vit_s, transformer=True),
+    "minilm-l6": Model(partial(bert, hidden=384, layers=6), transformer=True, ids=True),
+    "bert-base": Model(bert, transformer=True, ids=True),
+}
+
+
+def nncf_int8(source: Path, model: Model, out: Path) -> Path:
+    """NNCF's post-training quantisation of the float file, as OpenVINO IR."""
+    import nncf
+    import openvino
+
+    read = openvino.Core().read_model(str(source))
+    data = nncf.Dataset([model.inputs(1, seed)[0].numpy() for seed in range(16)])
+    kind = nncf.ModelType.TRANSFORMER if model.transformer else None
+    openvino.save_model(nncf.quantize(read, data, model_type=kind, subset_size=16), str(out))
+    return out
+
+
+def peers(program: fx.Program, simulated: fx.Program, model: Model, folder: Path) -> Iterator[tuple[str, Callable[[], Command]]]:
+    """Name, and how to make the contender."""
+    source = fx.lower(program, "onnx:float", out=folder / "float").folder / "model.onnx"
+
+    def command(name: str, script: str, *arguments: object) -> Command:
+        return Command(name, [sys.executable, str(HERE / script), *map(str, arguments)])
+
+    def openvino(name: str, path: Path, precision: str) -> Command:
+        return command(name, "peer_openvino.py", path, precision)
+
+    yield "ONNX Runtime fp32", lambda: command("ONNX Runtime fp32", "peer_onnxruntime.py", source)
+    calibration = [model.inputs(2, seed) for seed in range(4)]
+    for what, path in quantized(source, calibration, folder):
+        if model.transformer or "static" in what:
+            yield what, partial(command, what, "peer_onnxruntime.py", path)
+    yield "OpenVINO fp32", lambda: openvino("OpenVINO fp32", source, "f32")
+    yield "OpenVINO bf16", lambda: openvino("OpenVINO bf16", source, "bf16")
+    twin = "OpenVINO int8, our QDQ twin"
+    yield twin, lambda: openvino(twin, fx.lower(simulated, "onnx:qdq", out=folder / "qdq").folder / "model.onnx", "f32")
+    by_nncf = "OpenVINO int8, NNCF"
+    yield by_nncf, lambda: openvino(by_nncf, nncf_int8(source, model, folder / "nncf.xml"), "f32")
+
+
+def measure(name: str, repeats: int, threads: int) -> dict[str, Any]:
+    model = MODELS[name]
+    program = model.capture()
+    calibration = [model.inputs(2, seed) for seed in range(4)]
+    simulated = fx.Pipeline.parse(PIPELINE.replace("quantize-dyadic", "place-quantizers")).run(program, calibration=calibration).program
+    integer = fx.Pipeline.parse("to-integer").run(simulated).program
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        contenders: list[Any] = [fx.lower(integer, target, out=folder / target.replace(":", "-")) for target in OURS]
+        names = list(OURS)
+        x = model.inputs(1, 99)
+        for what, make in peers(program, simulated, model, folder):
+            try:
+                contender = make()
+                fx.bench([contender], repeats=1, warmup=1, runs_per_turn=1, inputs=x, threads=threads, quick=True)
+            except Exception as error:  # whatever a peer's tool raises; it is reported and left out
+                print(f"{name}: without {what}: {type(error).__name__}: {str(error).splitlines()[0][:150]}", flush=True)
+                continue
+            contenders.append(contender)
+            names.append(what)
+        table = fx.bench(contenders, repeats=repeats, threads=threads, inputs=x)
+    times = {what: row.p50_ms for what, row in zip(names, table.rows, strict=True)}
+    print(f"== {name}, {threads} threads")
+    print(table, flush=True)
+    theirs = {what: time for what, time in times.items() if what not in OURS}
+    best = min(theirs, key=theirs.__getitem__)
+    by_ort = min((what for what in theirs if what.startswith("ONNX Runtime") and "fp32" not in what), key=theirs.__getitem__)
+    ratio, over_ort = (table.ratio(names.index(what), names.index("tvm:native")) for what in (best, by_ort))
+    print(f"{name}: tvm:native is ahead of {best} by {ratio}, of {by_ort} by {over_ort}", flush=True)
+    return {
+        "model": name, "threads": threads, "ours_ms": {what: times[what] for what in OURS}, "peers_ms": theirs, "best_peer": best,
+        "ratio_to_best_peer": ratio.median, "interval": [ratio.low, ratio.high], "ratio_to_ort_int8": over_ort.median,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    options = parser.parse_args()
+    rows = [measure(name, options.repeats, options.threads) for name in options.models]
+    if options.json:
+        machine = {"processor": _processor(), "python": platform.python_version(), "numpy": np.__version__}
+        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
