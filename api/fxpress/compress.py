@@ -36,8 +36,10 @@ class Row:
         folder: the artifact's.
         stage: of the program that was lowered.
         bytes: of what the runtime reads.
-        same_bits: whether the artifact gave the integer program's bits on one batch; None for a float program.
-        relative: largest difference from the lowered program's outputs over their largest value, on the same batch.
+        same_bits: whether the artifact gave the integer program's bits on one batch; None for a float program, and for a target
+            that does not run here.
+        relative: largest difference from the lowered program's outputs over their largest value, on the same batch; None where
+            the target does not run here.
     """
 
     target: str
@@ -45,7 +47,7 @@ class Row:
     stage: str
     bytes: int
     same_bits: bool | None
-    relative: float
+    relative: float | None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Compressed:
 
     @property
     def held(self) -> bool:
-        """Every integer artifact gave the program's bits and every floor of the recipe is kept."""
+        """Every integer artifact that runs here gave the program's bits and every floor of the recipe is kept."""
         return all(row.same_bits is not False for row in self.rows) and all(check.held for check in self.checks)
 
 
@@ -145,7 +147,7 @@ def compress(
         tell(f"lowering to {card.name}", position, len(chosen))
         own = [Measured(name, value) for name, value in measured.items() if program is result.program and isfinite(value)]
         artifact = lower(program, card.name, _place(out, card), measured=own, recipe=recipe.text(), seed=recipe.seed)
-        rows.append(_row(artifact, program, batch))
+        rows.append(_row(card, artifact, program, batch))
     return Compressed(result.program, result.report, len(certificate.facts), measured, tuple(rows), checks)
 
 
@@ -212,7 +214,9 @@ def _unmeasurable(name: str, why: str) -> PipelineError:
     return PipelineError(f"{name} cannot be measured: {why}", where="recipe: require", way_on="leave it out")
 
 
-def _row(artifact: Artifact, program: Program, batch: tuple[Tensor, ...]) -> Row:
+def _row(card: Target, artifact: Artifact, program: Program, batch: tuple[Tensor, ...]) -> Row:
+    if not card.runs_here:
+        return Row(artifact.target, str(artifact.folder), program.stage, artifact.payload_size, None, None)
     inputs = to_steps(program.inputs, batch)
     found = tuple(torch.from_numpy(value) for value in artifact.run(*inputs))
     moved = difference(program.run(*inputs), found)

@@ -1,4 +1,4 @@
-"""The main job on the embedded model: capture, compress, prove, lower everywhere, compare bits, measure."""
+"""The main job on the embedded model: capture, compress, prove, lower for all that runs here, compare bits, measure."""
 
 from __future__ import annotations
 
@@ -84,16 +84,16 @@ def demo(out: Path, model: str = "digits-cnn", *, repeats: int = 30, progress: P
     images, labels = entry.held_out
     scores, integer_scores = original.run(images)[0], result.program.run(images)[0]
 
-    names = [target.name for target in targets()]
+    cards = [target for target in targets() if target.runs_here]
     artifacts = []
-    for position, target in enumerate(targets()):
-        tell(f"lowering to {target.name}", position, len(names))
+    for position, target in enumerate(cards):
+        tell(f"lowering to {target.name}", position, len(cards))
         source = next(program for stage, program in sources.items() if stage in target.stages)
         folder = out / target.name.replace(":", "-")
         artifacts.append(lower(source, target.name, out=folder))
     outputs = []
     for position, artifact in enumerate(artifacts):
-        tell(f"running {len(images)} images on {artifact.target}", position, len(names))
+        tell(f"running {len(images)} images on {artifact.target}", position, len(cards))
         outputs.append({batch: _run(artifact, images, batch) for batch in BATCHES})
     table = bench(artifacts, repeats=repeats, inputs=entry.inputs, progress=lambda done, total: tell("measuring", done, total))
     rows = []

@@ -25,6 +25,7 @@ class Target:
         storage: how 8-bit signed activations are stored, ``s8`` or ``u8+128``.
         accumulator_bits: width of integer accumulators.
         features: instruction sets or runtimes that it uses, for the card.
+        runs_here: whether this kind of machine runs its artifacts; those of others are made here and run there.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Target:
     storage: str = "s8"
     accumulator_bits: int = 32
     features: tuple[str, ...] = ()
+    runs_here: bool = True
 
 
 @dataclass(frozen=True)

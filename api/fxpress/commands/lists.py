@@ -48,8 +48,9 @@ def targets(as_json: Json = False) -> None:
         print_json([asdict(target) for target in all_targets()])
         return
     table = Table(title="targets")
-    for column in ("name", "what it is", "takes", "8-bit storage", "features"):
+    for column in ("name", "what it is", "takes", "8-bit storage", "features", "runs here"):
         table.add_column(column, overflow="fold")
     for target in all_targets():
-        table.add_row(target.name, target.description, ", ".join(target.stages), target.storage, ", ".join(target.features))
+        here = "yes" if target.runs_here else "no"
+        table.add_row(target.name, target.description, ", ".join(target.stages), target.storage, ", ".join(target.features), here)
     Console().print(table)

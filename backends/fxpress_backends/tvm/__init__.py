@@ -11,15 +11,19 @@ from fxpress_ir.errors import BackendError
 
 from fxpress_backends.contract import Refusal, Runner, Target
 
-from . import cpu
+from . import cpu, cross
+
+RUNNER = Path(__file__).with_name("run.cpp")
+"""Source of the program that runs a library where there is no Python."""
 
 
 class TvmBackend:
-    """The targets ``tvm:x86-64`` and ``tvm:native``, for float, mixed and integer programs."""
+    """This machine's targets, for float, mixed and integer programs, and those of others, for integer programs."""
 
     def targets(self) -> tuple[Target, ...]:
-        """Both cards; that of ``tvm:native`` describes this machine."""
-        return (cpu.x86_64(), cpu.native(cpu.host_features()))
+        """The cards; that of ``tvm:native`` describes this machine."""
+        offered = cpu.host_features()
+        return (cpu.x86_64(), cpu.native(offered), *cross.cards(offered))
 
     def legalize(self, program: Program, target: Target) -> tuple[Refusal, ...]:
         from .legalize import refusals
@@ -30,8 +34,8 @@ class TvmBackend:
         """Write the shared library; the details name it, LLVM's target, the CPU features it needs and the groups.
 
         Raises:
-            BackendError: the program is refused, the target is for another kind of machine, no C compiler is found, or TVM
-                cannot compile the floats to what PyTorch computes.
+            BackendError: the program is refused, the target is for a kind of machine that this one cannot compile for, no
+                C compiler is found, or TVM cannot compile the floats to what PyTorch computes.
         """
         from .legalize import broken_rules
         from .lower import write
@@ -49,4 +53,4 @@ class TvmBackend:
 
 TVM = TvmBackend()
 
-__all__ = ["TVM", "TvmBackend"]
+__all__ = ["RUNNER", "TVM", "TvmBackend"]

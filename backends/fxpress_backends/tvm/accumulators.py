@@ -15,7 +15,7 @@ from . import pack
 from .draft import Draft
 from .nodes import addition_of, epilogue_of
 from .physical import Buffer
-from .tile import LOOP_COLUMNS, MATRIX_ROWS, column_tile, image_tile, matrix_tile
+from .tile import LOOP_COLUMNS, MATRIX_ROWS, NEON_REGISTERS, REGISTERS, column_tile, image_tile, matrix_tile
 
 Constants = dict[str, NDArray[Any]]
 Settings = dict[str, Any]
@@ -48,10 +48,14 @@ def _covered(*nodes: fx.Node | None) -> list[fx.Node]:
     return [node for node in nodes if node is not None]
 
 
-def _bias(draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer) -> Constants:
-    """The bias with the zero point of the input's storage folded in."""
+def _bias(draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer, kernel: str) -> Constants:
+    """The bias with the zero point of what the kernel multiplies folded in: sdot kernels take 128 off what has no sign.
+
+    A bias that leaves 32 bits wraps, as the sums after it do, back to an accumulator that fits.
+    """
     bias = arguments(node)["bias"]
-    folded = pack.folded_bias(weight, None if bias is None else draft.constant(bias), source.zero)
+    zero = -128 if kernel.endswith("_sdot") and source.dtype == "uint8" else source.zero
+    folded = pack.folded_bias(weight, None if bias is None else draft.constant(bias), zero)
     return {"bias": pack.spread(folded, result.channels).astype(np.int32)}
 
 
@@ -67,15 +71,25 @@ def _conv2d(draft: Draft, node: fx.Node, requantize: fx.Node | None, addition: f
         settings["add"] = {"own": own, "other": other, "shift": named["c"], "qmin": named["qmin"], "qmax": named["qmax"]}
     weight = draft.constant(arguments(node)["weight"])
     kernel, packed, chosen, why = _kernel(draft, node, weight, inputs[0], result)
-    constants = {"weight": packed, **_bias(draft, node, weight, inputs[0], result), **tables}
+    constants = {"weight": packed, **_bias(draft, node, weight, inputs[0], result, kernel), **tables}
     draft.emit(kernel, inputs, result, nodes, {**settings, **window(node), **chosen}, constants, why)
 
 
+_WIDE = "dot products take bytes, its input has 16 bits"
+
+
 def _no_dot_products(draft: Draft, source: Buffer) -> str:
-    """Why dot products cannot read the source; nothing where they can."""
+    """Why AVX512-VNNI cannot read the source; nothing where it can."""
     if not draft.dot_products:
         return "the target has no AVX512-VNNI"
-    return "" if source.dtype == "uint8" else "dot products take bytes, its input has 16 bits"
+    return "" if source.dtype == "uint8" else _WIDE
+
+
+def _dot_products(draft: Draft, source: Buffer) -> tuple[str, int, str]:
+    """How dot products with fixed weights are called, registers of 16 sums, and why they cannot read the source, if they cannot."""
+    if not draft.signed_dot_products:
+        return "vnni", REGISTERS, _no_dot_products(draft, source)
+    return "sdot", NEON_REGISTERS, "" if source.dtype in ("int8", "uint8") else _WIDE
 
 
 def _kernel(
@@ -84,18 +98,19 @@ def _kernel(
     """The kernel of a convolution, its packed weights, its settings beside the window, and why it is no faster one."""
     groups, sizes, (height, width) = arguments(node)["groups"], window(node), result.pixels
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    slow = _no_dot_products(draft, source)
-    if not slow and groups > 1 and inputs == outputs == 1:
+    dots, available, slow = _dot_products(draft, source)
+    depthwise = groups > 1 and inputs == outputs == 1
+    if not slow and depthwise and dots == "vnni":
         rows, columns = column_tile(height, width, sizes["kernel"], sizes["stride"], sizes["dilation"])
         packed = pack.weights_by_column(weight, result.channels, rows, sizes["stride"][0], sizes["dilation"][0])
         return "conv2d_depthwise", packed, {"tile": [rows, columns]}, ""
     merged = pack.merging(groups, inputs, outputs)
-    if not slow and merged <= pack.LANES:
+    if not slow and not depthwise and merged <= pack.LANES:
         dense = merged == groups
         stored_inputs, stored_outputs = (source.channels, result.channels) if dense else (inputs * merged, outputs * merged)
         packed = pack.weights_by_word(pack.block_diagonal(weight, groups, merged), result.channels, stored_inputs)
-        tile = {"tile": list(image_tile(height, width, stored_outputs // pack.LANES))}
-        return "conv2d_vnni", packed, tile if dense else {**tile, "group_inputs": stored_inputs, "group_outputs": stored_outputs}, ""
+        tile = {"tile": list(image_tile(height, width, stored_outputs // pack.LANES, available))}
+        return f"conv2d_{dots}", packed, tile if dense else {**tile, "group_inputs": stored_inputs, "group_outputs": stored_outputs}, ""
     settings = {"group_inputs": inputs, "group_outputs": outputs, "columns": min(width, LOOP_COLUMNS)}
     why = slow or f"{groups} groups of {inputs} inputs and {outputs} outputs"
     return "conv2d_loops", pack.weights_by_lane(weight, result.channels), settings, why
@@ -106,15 +121,15 @@ def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     source, result = draft.in_rows(arguments(node)["x"]), draft.rows_like(draft.stored(requantize or node))
     weight = draft.constant(arguments(node)["weight"])
     tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
-    slow = _no_dot_products(draft, source)
+    dots, available, slow = _dot_products(draft, source)
     if not slow:
-        kernel = "linear_vnni"
-        settings["tile"] = list(matrix_tile(result.channels // pack.LANES))
+        kernel = f"linear_{dots}"
+        settings["tile"] = list(matrix_tile(result.channels // pack.LANES, available))
         packed = pack.weights_by_word(weight[..., None, None], result.channels, source.channels)
     else:
         kernel = "linear_loops"
         packed = pack.weights_by_lane(weight[..., None, None], result.channels)
-    nodes, constants = _covered(node, requantize), {"weight": packed, **_bias(draft, node, weight, source, result), **tables}
+    nodes, constants = _covered(node, requantize), {"weight": packed, **_bias(draft, node, weight, source, result, kernel), **tables}
     draft.emit(kernel, [source], result, nodes, settings, constants, slow)
 
 

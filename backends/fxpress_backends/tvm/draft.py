@@ -17,6 +17,7 @@ from fxpress_backends.contract import Target
 from fxpress_backends.reexport import is_size
 
 from .cpu import VBMI, VNNI
+from .cross import DOTPROD
 from .gather import Gather, separated, taken, whole
 from .islands import Island
 from .layout import Layout
@@ -34,6 +35,7 @@ class Draft(Layout):
     def __init__(self, program: Program, target: Target) -> None:
         super().__init__(program, target)
         self.dot_products = VNNI in target.features
+        self.signed_dot_products = DOTPROD in target.features
         self.byte_permutes = VBMI in target.features
         self.intervals = integer_ranges(program.graph, program.tensors).intervals
         self._values: dict[fx.Node, str] = {}

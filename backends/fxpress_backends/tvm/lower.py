@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from fxpress_backends.contract import Target
 
 from .check import check
 from .cpu import host_features, llvm_target
+from .cross import MACHINES
 from .float_ import blamed_on, imported, kernels
 from .islands import ENTRY, float_parts
 from .kernels import prim_func
@@ -90,20 +92,22 @@ _LINKING = ("-Wl,--build-id=none", "-s")
 """No build id and no debug sections: they differ from one lowering of a program to the next."""
 
 
+_UNCHECKED = "linked for another kind of machine, not opened here: no bits were compared"
+
+
 def write(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
     """Compile a program into ``folder/model-<hash of its bytes>.so``; returns the manifest's details.
 
     The name holds the hash because the system's loader takes two libraries of one path for the same: an artifact that is
     replaced while the old one is loaded would go on running the old one.
 
+    A library for another kind of machine is linked, not opened; ``unchecked`` in the details says so.
+
     Raises:
-        BackendError: the target is another kind of machine's, no C compiler is found to link the library, or TVM cannot
-            compile the program's floats to what PyTorch computes.
+        BackendError: the target is a kind of machine that this one cannot compile for, no C compiler is found to link the
+            library, or TVM cannot compile the program's floats to what PyTorch computes.
     """
-    if target.features[0] not in host_features():
-        raise BackendError(f"this machine is no {target.features[0]}", where=target.name, way_on="take tvm:native")
-    if cc.get_cc() is None:
-        raise BackendError("no C compiler to link the library", where=target.name, way_on="install gcc or clang, or set CXX")
+    opens, linker = target.features[0] in host_features(), _linker(target)
     settings, parts = llvm_target(target), float_parts(program)
     compiled_for = tvm.target.Target(settings)
     planned = None if program.stage == "float" else plan(program, target)
@@ -113,10 +117,29 @@ def write(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
         executable = relax.build(module, compiled_for, relax_pipeline=tvm.transform.Sequential(list(_LOWERING)))
     with tempfile.TemporaryDirectory(dir=folder) as workshop:
         linked = Path(workshop) / "model.so"
-        executable.export_library(str(linked), options=list(_LINKING))
-        check(program, parts, linked)
+        executable.export_library(str(linked), fcompile=cc.cross_compiler(linker), options=list(_LINKING))
+        if opens:
+            check(program, parts, linked)
         library = f"model-{hashlib.sha256(linked.read_bytes()).hexdigest()[:16]}.so"
         linked.replace(folder / library)
     groups = () if planned is None else planned.groups
     calls = [{"kernel": group.kernel, "nodes": list(group.nodes), "why": group.why} for group in groups if group.kernel != RESULT]
-    return {"library": library, "llvm_target": settings, "features": list(target.features), "groups": calls}
+    details = {"library": library, "llvm_target": settings, "features": list(target.features), "groups": calls}
+    return details if opens else {**details, "unchecked": _UNCHECKED}
+
+
+def _linker(target: Target) -> str:
+    """The C++ compiler that links for a target, this machine's own or a cross compiler."""
+    kind = target.features[0]
+    if kind in host_features():
+        linker = cc.get_cc()
+        if linker is None:
+            raise BackendError("no C compiler to link the library", where=target.name, way_on="install gcc or clang, or set CXX")
+        return str(linker)
+    if kind not in MACHINES:
+        raise BackendError(f"this machine is no {kind}", where=target.name, way_on="take tvm:native")
+    machine = MACHINES[kind]
+    if shutil.which(machine.compiler) is None:
+        way_on = f"install it, Debian's package is {machine.package}"
+        raise BackendError(f"no {machine.compiler} to link the library", where=target.name, way_on=way_on)
+    return machine.compiler

@@ -15,6 +15,7 @@ from tvm import relax
 from fxpress_backends.contract import Arrays
 
 from .cpu import host_features
+from .cross import MACHINES
 from .islands import ENTRY
 
 POOL_SIZE = "TVM_NUM_THREADS"
@@ -79,7 +80,8 @@ def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) 
     """Open the library that the manifest names; the only option is ``threads`` (default: every CPU that the process may use).
 
     Raises:
-        BackendError: an unknown option, a CPU without the artifact's instruction sets, or what `TvmRunner` raises.
+        BackendError: an unknown option, another kind of machine than the artifact's, a CPU without its instruction sets, or
+            what `TvmRunner` raises.
     """
     where = str(manifest.get("target", "tvm"))
     unknown = sorted(options.keys() - {"threads"})
@@ -90,7 +92,12 @@ def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) 
         threads = int(os.environ.get(POOL_SIZE, logical_cpus()))
     if not isinstance(threads, int) or threads < 1:
         raise BackendError(f"threads is {threads!r}", where=where, way_on="give a positive number")
-    missing = [feature for feature in manifest["details"]["features"] if feature not in host_features()]
+    wanted, here = manifest["details"]["features"], host_features()[0]
+    kind = next((feature for feature in wanted if feature in MACHINES), here)
+    if kind != here:
+        way_on = "copy the folder to a machine of that kind and run it there, docs/edge.md says how"
+        raise BackendError(f"its library is for {kind}, this machine is {here}", where=where, way_on=way_on)
+    missing = [feature for feature in wanted if feature not in host_features()]
     if missing:
-        raise BackendError(f"this CPU has no {missing[0]}", where=where, way_on="take tvm:x86-64, or lower to tvm:native here")
+        raise BackendError(f"this CPU has no {missing[0]}", where=where, way_on=f"take tvm:{here}, or lower to tvm:native here")
     return TvmRunner(folder / Path(manifest["details"]["library"]).name, threads)

@@ -10,6 +10,9 @@ from .pack import column_words
 REGISTERS = 32
 """zmm registers; a tile of p pixels and v vectors holds p * v sums, v weights and one activation word."""
 
+NEON_REGISTERS = 8
+"""Fours of the 32 registers of NEON: sums and weights of 16 channels take four."""
+
 COLUMN_SUMS = 14
 """Sums of a depthwise tile; half of the registers are left to weights and interleaved rows."""
 
@@ -29,7 +32,7 @@ def _cycles(pixels: int, vectors: int) -> int:
     return max(pixels * vectors, pixels + vectors, 10)
 
 
-def image_tile(height: int, width: int, vectors: int) -> tuple[int, int, int]:
+def image_tile(height: int, width: int, vectors: int, available: int = REGISTERS) -> tuple[int, int, int]:
     """(rows, columns, vectors) of the tile that covers height x width pixels of `vectors` channel vectors soonest.
 
     Tiles at the far edges are moved back inside, so what they compute twice is counted as waste. Of equally fast tiles
@@ -42,7 +45,7 @@ def image_tile(height: int, width: int, vectors: int) -> tuple[int, int, int]:
         return steps * _cycles(rows * columns, wide), steps, rows
 
     sizes = product(range(1, min(height, 4) + 1), range(1, min(width, REGISTERS) + 1), (1, 2, 3, 4))
-    fitting = [tile for tile in sizes if vectors % tile[2] == 0 and registers(tile[0] * tile[1], tile[2]) <= REGISTERS]
+    fitting = [tile for tile in sizes if vectors % tile[2] == 0 and registers(tile[0] * tile[1], tile[2]) <= available]
     return min(fitting, key=cost)
 
 
@@ -65,7 +68,7 @@ def column_tile(height: int, width: int, kernel: Sequence[int], stride: Sequence
     return min((tile for tile in sizes if tile[0] * tile[1] <= COLUMN_SUMS), key=cost)
 
 
-def matrix_tile(vectors: int) -> tuple[int, int]:
-    """(rows, vectors) of the tile for a matrix product: as many vectors as divide evenly, then as many rows as fit."""
-    wide = next(count for count in (4, 3, 2, 1) if vectors % count == 0)
-    return next(rows for rows in range(14, 0, -1) if registers(rows, wide) <= REGISTERS), wide
+def matrix_tile(vectors: int, available: int = REGISTERS) -> tuple[int, int]:
+    """(rows, vectors) of the tile for a matrix product: as many vectors as divide evenly and leave room for 4 rows, then as many rows as fit."""
+    wide = next(count for count in (4, 3, 2, 1) if vectors % count == 0 and registers(4, count) <= available)
+    return next(rows for rows in range(14, 0, -1) if registers(rows, wide) <= available), wide

@@ -14,11 +14,11 @@ from ..sizes import value
 from .attention import attention_loops, attention_vnni
 from .conv2d_depthwise import conv2d_depthwise
 from .conv2d_loops import conv2d_loops
-from .conv2d_vnni import conv2d_vnni
+from .conv2d_vnni import conv2d_sdot, conv2d_vnni
 from .elementwise import add, multiply, requantize
 from .gather import concat, embedding, gather
 from .linear_loops import linear_loops
-from .linear_vnni import linear_vnni
+from .linear_vnni import linear_sdot, linear_vnni
 from .logic import compare, logical_and, logical_not, logical_or
 from .lut import lut, lut16, lut_permute
 from .matmul import matmul_loops, matmul_vnni
@@ -30,8 +30,8 @@ from .rotary import rotary
 from .softmax import softmax
 
 _KERNELS: tuple[Callable[[Call], None], ...] = (
-    add, affine, attention_loops, attention_vnni, compare, concat, conv2d_depthwise, conv2d_loops, conv2d_vnni, convert,
-    dequantize, embedding, gather, linear_loops, linear_vnni, logical_and, logical_not, logical_or, lut, lut16, lut_permute,
+    add, affine, attention_loops, attention_vnni, compare, concat, conv2d_depthwise, conv2d_loops, conv2d_sdot, conv2d_vnni, convert,
+    dequantize, embedding, gather, linear_loops, linear_sdot, linear_vnni, logical_and, logical_not, logical_or, lut, lut16, lut_permute,
     matmul_loops, matmul_vnni,
     max_pool2d, multiply, normalize, quantize, rearrange, requantize, rotary, softmax, sum_pool2d,
 )  # fmt: skip

@@ -10,10 +10,19 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES, WORD
 from .operand import Call, fill_halo
+from .sdot import SignedTile
 from .vnni import Tile
 
 
 def conv2d_vnni(call: Call) -> None:
+    _conv2d(call, Tile)
+
+
+def conv2d_sdot(call: Call) -> None:
+    _conv2d(call, SignedTile)
+
+
+def _conv2d(call: Call, kind: type[Tile]) -> None:
     """Tasks are channel blocks x images x rows of tiles, channels outermost so that a thread keeps its weights in cache."""
     source, output, settings = call.inputs[0], call.output, call.attributes
     height, width = output.spec.pixels
@@ -41,7 +50,7 @@ def conv2d_vnni(call: Call) -> None:
         first_row = T.bind(T.min(task % row_blocks * tile_rows, height - tile_rows))
         with T.serial(column_blocks) as block:
             first_column = T.bind(T.min(block * tile_columns, width - tile_columns))
-            tile = Tile(call, len(pixels), vectors, first_vector)
+            tile = kind(call, len(pixels), vectors, first_vector)
             corner = (first_row * stride_down + top) * row_words + (first_column * stride_right + left) * pixel_words
             group = first_vector * LANES // settings["group_outputs"] if "group_outputs" in settings else 0
             start = T.bind(image * image_words + corner + group * group_words)

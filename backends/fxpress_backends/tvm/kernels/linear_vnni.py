@@ -8,10 +8,19 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES, WORD
 from .operand import Call, Expr
+from .sdot import SignedTile
 from .vnni import Tile
 
 
 def linear_vnni(call: Call) -> None:
+    _linear(call, Tile)
+
+
+def linear_sdot(call: Call) -> None:
+    _linear(call, SignedTile)
+
+
+def _linear(call: Call, kind: type[Tile]) -> None:
     """Tasks are channel blocks; each walks all rows, so that its weights are read once from memory."""
     (source,), output = call.inputs, call.output
     tile_rows, vectors = call.attributes["tile"]
@@ -20,7 +29,7 @@ def linear_vnni(call: Call) -> None:
     count = output.lead * prod(output.outer)
 
     def rows(first: Expr, height: int, first_vector: Expr) -> None:
-        tile = Tile(call, height, vectors, first_vector)
+        tile = kind(call, height, vectors, first_vector)
         with T.serial(depth) as word:
             tile.step(words, [(first + row) * depth + word for row in range(height)], word)
         tile.finish([_indices(first + row, output.outer) for row in range(height)])
