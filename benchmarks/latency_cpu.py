@@ -132,6 +132,13 @@ def measure(name: str, repeats: int, threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _processor() -> str:
+    """As the kernel names it: Python knows only the architecture."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))

@@ -12,6 +12,7 @@ from fxpress.compress import Compressed, compress, drawn
 from fxpress.data import Data
 from fxpress.model_source import Source, open_model
 from fxpress.recipe import Recipe, Require
+from fxpress_backends.registry import find
 from fxpress_ir.errors import ArtifactError, BackendError, CalibrationError, PipelineError
 from fxpress_passes.pipeline import Pipeline
 from support import residual_net
@@ -162,6 +163,18 @@ REFUSED = {
         "saturated cannot be measured",
     ),
 }
+
+
+def test_a_target_of_another_machine_is_made_and_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Seen through the reference, said to run elsewhere: no compiler is asked for."""
+    entry, card = find("reference")
+    elsewhere = entry, replace(card, runs_here=False)
+    monkeypatch.setattr("fxpress.compress.find", lambda name: elsewhere)
+    monkeypatch.setattr(fx.Artifact, "run", lambda *_: pytest.fail("it was run"))
+    done = compress(CALIBRATED, Recipe(Pipeline.parse(INTEGER), targets=("reference",)), tmp_path)
+    assert [(row.target, row.same_bits, row.relative) for row in done.rows] == [("reference", None, None)]
+    assert done.held
+    assert (tmp_path / "reference" / "manifest.json").is_file()
 
 
 def test_a_state_without_the_measurements_is_no_calibration(tmp_path: Path) -> None:

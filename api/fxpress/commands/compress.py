@@ -83,14 +83,8 @@ def _show(done: Compressed) -> None:
         table.add_column(column, justify="left" if column in ("target", "program", "folder") else "right", overflow="fold")
     for row in done.rows:
         bits = "-" if row.same_bits is None else "yes" if row.same_bits else "NO"
-        table.add_row(
-            row.target,
-            row.stage,
-            bits,
-            "not run here" if row.relative is None else f"{row.relative:.2g}",
-            f"{row.bytes / 1024:.1f} KiB",
-            row.folder,
-        )
+        moved = "not run here" if row.relative is None else f"{row.relative:.2g}"
+        table.add_row(row.target, row.stage, bits, moved, f"{row.bytes / 1024:.1f} KiB", row.folder)
     console.print(table)
     for check in done.checks:
         relation = "at least" if check.name == "sqnr_db" else "at most"

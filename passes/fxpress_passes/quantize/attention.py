@@ -16,6 +16,7 @@ from .masks import conjuncts, is_given, is_triangle, joined
 from .moved import is_constant, moved, source_of
 from .recognized import Recognized
 from .scales import AVERAGE_BITS, Grid, shift_limit
+from .sequence import too_long
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
 UNSEEN = -50.0
@@ -54,6 +55,8 @@ def attention(node: fx.Node) -> Recognized | str | None:
         return None
     if arguments(softmax)["dim"] % softmax.meta["val"].dim() != softmax.meta["val"].dim() - 1:
         return "its softmax is not over the last dimension"
+    if reason := too_long("keys", softmax.meta["val"].shape[-1]):
+        return reason
     scores = _scores(arguments(softmax)["self"])
     if isinstance(scores, str):
         return scores

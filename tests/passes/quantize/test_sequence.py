@@ -8,10 +8,11 @@ import pytest
 import torch
 from float_programs import Function, captured, measured, sample
 from fxpress_ir import Program, capture, verify
+from fxpress_ir.errors import RefusalError
 from fxpress_ir.ops import arguments
 from fxpress_passes.contract import difference
 from fxpress_passes.evidence import Calibration, Evidence
-from fxpress_passes.pipeline import Context
+from fxpress_passes.pipeline import Context, Pipeline
 from fxpress_passes.quantize.recognized import Recognized
 from fxpress_passes.quantize.scales import PROBABILITIES
 from quantized import exactly, quantized, targets, values
@@ -128,3 +129,27 @@ def test_probabilities_of_an_unsigned_value() -> None:
     for batch in (1, 3):
         (x,) = sample(program, batch, seed=7)
         assert difference(program.run(x), stages.integer.run(x)).sqnr >= 30
+
+
+class Mixing(nn.Module):
+    """Attention without layers of its own: the sequence meets itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("most", "body", "reason"),
+    [
+        (None, Mixing(), "softmax_int: it has any number of values in a row, 65536 fit 32 bits (capture the dimension with Dim(max=N))"),
+        (70_000, Mixing(), "softmax_int: it has up to 70000 values in a row, 65536 fit 32 bits (capture the dimension with Dim(max=N))"),
+        (70_000, lambda x: x.transpose(1, 2) @ x.tanh(), "matmul: it has up to 70000 products in a sum, 65536 fit 32 bits"),
+    ],
+)
+def test_a_length_that_may_leave_32_bits_is_refused_with_the_bound(most: int | None, body: nn.Module, reason: str) -> None:
+    shapes = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("seq", max=most) if most else torch.export.Dim("seq")},)
+    model = body if isinstance(body, nn.Module) else Function(body)
+    program = capture(model.eval(), (torch.zeros(2, 5, 4),), dynamic_shapes=shapes)
+    with pytest.raises(RefusalError) as caught:
+        Pipeline.parse("quantize-dyadic{integer_only=true}").run(program, [(torch.randn(2, 5, 4),)])
+    assert reason in str(caught.value)
