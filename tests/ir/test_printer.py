@@ -42,9 +42,7 @@ def simulated() -> Program:
     return built((1, 3), body, stage="simulated")
 
 
-@pytest.mark.parametrize(
-    ("name", "program"), [("float", mixed), ("simulated", simulated), ("integer", residual_net)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("name", "program"), [("float", mixed), ("simulated", simulated), ("integer", residual_net)])
 def test_a_program_prints_as_its_golden(name: str, program: object) -> None:
     made: Program = program()  # type: ignore[operator]
     assert text(made) == str(made)

@@ -79,7 +79,6 @@ def test_the_decoders_mask_is_proved_by_its_operators_alone() -> None:
         (lambda x: torch.arange(x.shape[1]).double(), True),
         (lambda x: torch.arange(x.shape[1]).flip(0), False),
     ],
-    ids=str,
 )
 def test_one_operator(body: Callable[[Tensor], Tensor], kept: bool) -> None:
     program = over_lengths(lambda x: (x + 1, body(x)), 4)  # type: ignore[arg-type, return-value]

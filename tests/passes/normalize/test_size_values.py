@@ -39,7 +39,6 @@ def described(program: Program) -> dict[str, tuple[set[str], set[str]]]:
         (lambda x: torch.ones(x.shape[0], 3)[: x.shape[0]], {"batch"}, set()),
         (lambda x: torch.ones(x.shape[0], 3).repeat(2, 1), {"batch"}, set()),
     ],
-    ids=str,
 )
 def test_one_value(body: Callable[[Tensor], Tensor], depends: set[str], counts: set[str]) -> None:
     found = described(over_lengths(lambda x: (x + 1, body(x)), 4))  # type: ignore[arg-type, return-value]
