@@ -171,6 +171,10 @@ std::map<std::string, ffi::Tensor> ReadFile(const std::string& path) {
   return tensors;
 }
 
+const char* Bytes(const ffi::Tensor& tensor) {
+  return static_cast<const char*>(tensor.GetDLTensorPtr()->data) + tensor.GetDLTensorPtr()->byte_offset;
+}
+
 std::string TypeOf(const ffi::Tensor& tensor) {
   for (const auto& [name, type] : kTypes) {
     if (std::memcmp(&type, &tensor.GetDLTensorPtr()->dtype, sizeof(type)) == 0) return name;
@@ -188,7 +192,7 @@ void WriteFile(const std::string& path, const ffi::Array<ffi::Tensor>& results) 
   std::string header = "{", data;
   for (size_t number = 0; number < results.size(); ++number) {
     size_t first = data.size();
-    data.append(static_cast<const char*>(results[number].data_ptr()), ffi::GetDataSize(*results[number].GetDLTensorPtr()));
+    data.append(Bytes(results[number]), ffi::GetDataSize(*results[number].GetDLTensorPtr()));
     header += (number ? ",\"output." : "\"output.") + std::to_string(number) + "\":{\"dtype\":\"" + TypeOf(results[number]) +
               "\",\"shape\":" + ShapeOf(results[number]) + ",\"data_offsets\":[" + std::to_string(first) + "," +
               std::to_string(data.size()) + "]}";
@@ -201,11 +205,17 @@ void WriteFile(const std::string& path, const ffi::Array<ffi::Tensor>& results) 
   if (!file) throw std::runtime_error("cannot be written");
 }
 
+ffi::Function Named(const ffi::Module& module, const std::string& name) {
+  ffi::Optional<ffi::Function> found = module->GetFunction(name, true);
+  if (!found.has_value()) throw std::runtime_error("it has no function " + name);
+  return found.value();
+}
+
 ffi::Array<ffi::Tensor> Execute(const std::string& library, const std::map<std::string, ffi::Tensor>& tensors) {
   const int kPooled = 2;  // the allocator that keeps what it was given back
   ffi::Module loaded = ffi::Module::LoadFromFile(library);
-  auto machine = (*loaded->GetFunction("vm_load_executable", true))().cast<ffi::Module>();
-  (*machine->GetFunction("vm_initialization", true))(static_cast<int>(kDLCPU), 0, kPooled);
+  auto machine = Named(loaded, "vm_load_executable")().cast<ffi::Module>();
+  Named(machine, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooled);
   std::vector<ffi::AnyView> inputs;
   for (;;) {
     auto found = tensors.find("input." + std::to_string(inputs.size()));
@@ -213,14 +223,14 @@ ffi::Array<ffi::Tensor> Execute(const std::string& library, const std::map<std::
     inputs.emplace_back(found->second);
   }
   ffi::Any results;
-  (*machine->GetFunction("main", true)).CallPacked(inputs.data(), static_cast<int32_t>(inputs.size()), &results);
+  Named(machine, "main").CallPacked(inputs.data(), static_cast<int32_t>(inputs.size()), &results);
   return results.cast<ffi::Array<ffi::Tensor>>();
 }
 
 bool Same(const ffi::Tensor& found, const ffi::Tensor& wanted) {
   size_t size = ffi::GetDataSize(*wanted.GetDLTensorPtr());
   return TypeOf(found) == TypeOf(wanted) && ShapeOf(found) == ShapeOf(wanted) &&
-         std::memcmp(found.data_ptr(), wanted.data_ptr(), size) == 0;
+         std::memcmp(Bytes(found), Bytes(wanted), size) == 0;
 }
 
 }  // namespace

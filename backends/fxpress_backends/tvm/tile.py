@@ -69,6 +69,6 @@ def column_tile(height: int, width: int, kernel: Sequence[int], stride: Sequence
 
 
 def matrix_tile(vectors: int, available: int = REGISTERS) -> tuple[int, int]:
-    """(rows, vectors) of the tile for a matrix product: the most vectors that divide evenly and leave room for 4 rows, then the most rows."""
+    """(rows, vectors) of the tile for a matrix product: the most vectors that divide evenly and leave 4 rows, then the most rows."""
     wide = next(count for count in (4, 3, 2, 1) if vectors % count == 0 and registers(4, count) <= available)
     return next(rows for rows in range(14, 0, -1) if registers(rows, wide) <= available), wide
