@@ -25,7 +25,7 @@ def entry() -> zoo.Entry:
 
 
 def test_every_name_loads_as_itself() -> None:
-    assert [zoo.load(name).name for name in zoo.names()] == ["digits-cnn", "digits-vit", "char-lm"]
+    assert [zoo.load(name).name for name in zoo.names()] == ["digits-cnn", "digits-vit", "char-lm", "minilm-l6"]
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:

@@ -21,6 +21,7 @@ Constants = dict[str, NDArray[Any]]
 Settings = dict[str, Any]
 
 _fxp = torch.ops.fxp
+_BYTES = (torch.int8, torch.uint8)
 
 
 def window(node: fx.Node) -> Settings:
@@ -42,6 +43,29 @@ def epilogue(draft: Draft, requantize: fx.Node | None, interval: Interval, chann
     rows = pack.requantization(b, c, named["qmin"], named["qmax"], channels)
     clip = bool((interval.magnitude * b).max() + (1 << c) >= 1 << 31)
     return {"requantization": rows.astype(np.int32)}, {"shift": c, "qmin": named["qmin"], "qmax": named["qmax"], "clip": clip}
+
+
+_WHOLE = 1 << 24
+"""Whole numbers up to here are float32."""
+
+
+def floats_are_exact(draft: Draft, requantize: fx.Node | None, interval: Interval, addition: Settings | None = None) -> Settings:
+    """The setting with which an epilogue rounds in float32, where AVX512's fused multiply-add gives the same bits in half the steps.
+
+    ``fma(acc, b / 2**c, 3 * 2**22)`` rounds the exact product once, half to even, at the whole numbers, when acc is a float32. Larger
+    accumulators are rounded on the way in, so their results have to lie beyond the clamp. An addition has to be exact
+    before its shift.
+    """
+    if requantize is None or not draft.dot_products:
+        return {}
+    named = arguments(requantize)
+    if named["dtype"] not in (torch.int8, torch.uint8, torch.int16):
+        return {}
+    b, reach = draft.constant(named["b"]).astype(np.int64), max(abs(named["qmin"]), abs(named["qmax"]))
+    beyond = (interval.magnitude <= _WHOLE) | (_WHOLE * np.abs(b) >= (reach + 1) << named["c"])
+    if addition is not None and (abs(addition["own"]) * reach + abs(addition["other"]) * 255 > _WHOLE):
+        return {}
+    return {"floats": True} if bool(np.all(beyond)) and int(np.abs(b).max()) <= _WHOLE else {}
 
 
 def _covered(*nodes: fx.Node | None) -> list[fx.Node]:
@@ -69,6 +93,8 @@ def _conv2d(draft: Draft, node: fx.Node, requantize: fx.Node | None, addition: f
         inputs.append(draft.buffer(named["y" if first else "x"]))
         own, other = (named["bx"], named["by"]) if first else (named["by"], named["bx"])
         settings["add"] = {"own": own, "other": other, "shift": named["c"], "qmin": named["qmin"], "qmax": named["qmax"]}
+    if addition is None or (nodes[-1].meta["val"].dtype in _BYTES and inputs[1].dtype == "uint8"):
+        settings |= floats_are_exact(draft, requantize, draft.interval(node), settings.get("add"))
     weight = draft.constant(arguments(node)["weight"])
     kernel, packed, chosen, why = _kernel(draft, node, weight, inputs[0], result)
     constants = {"weight": packed, **_bias(draft, node, weight, inputs[0], result, kernel), **tables}
@@ -121,6 +147,7 @@ def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     source, result = draft.in_rows(arguments(node)["x"]), draft.rows_like(draft.stored(requantize or node))
     weight = draft.constant(arguments(node)["weight"])
     tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
+    settings |= floats_are_exact(draft, requantize, draft.interval(node))
     dots, available, slow = _dot_products(draft, source)
     if not slow:
         kernel = f"linear_{dots}"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fxpress_backends.onnx.lower import FLAVOURS
 from fxpress_ir import Edit, violations
-from fxpress_ir.ops import INTEGER_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS
+from fxpress_ir.ops import INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from onnx_cases import Check, activations, bytes_, exact, extreme, multipliers, requantized, roundings, seeds
@@ -18,7 +18,7 @@ from torch import fx
 
 @pytest.mark.parametrize("flavour", FLAVOURS.values(), ids=lambda flavour: flavour.name)
 def test_every_operator_has_an_emitter(flavour: Any) -> None:
-    assert flavour.emitters.keys() == INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | LOOKUP_OPERATORS
+    assert flavour.emitters.keys() == INTEGER_OPERATORS.keys() | SHAPE_OPERATORS | LOOKUP_OPERATORS | LOGIC_OPERATORS
 
 
 @pytest.mark.parametrize("batch", [1, 7])

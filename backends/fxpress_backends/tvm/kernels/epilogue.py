@@ -29,8 +29,14 @@ def store(call: Call, value: Expr, outer: Sequence[Expr], channel: Expr) -> None
 
 
 def requantization(call: Call, channel: Expr) -> tuple[Expr, ...]:
-    """Pre-clip low, pre-clip high and multiplier of 16 channels; nothing where no requantisation is fused."""
+    """Pre-clip low, pre-clip high and multiplier of 16 channels; nothing where no requantisation is fused.
+
+    Where floats do the work, the multiplier alone: ``b / 2**c``, exact.
+    """
     tables = call.constants[-1:] if "shift" in call.attributes else ()
+    if call.attributes.get("floats"):
+        factor = T.Cast(f"float32x{LANES}", parameter(tables[0], 2, channel)) * _float(2.0 ** -call.attributes["shift"])
+        return (T.bind(factor),)
     return tuple(T.bind(parameter(table, row, channel)) for table in tables for row in range(3))
 
 
@@ -40,6 +46,9 @@ def finish(call: Call, accumulator: Expr, rows: tuple[Expr, ...], outer: Sequenc
     if not rows:
         call.output.store_lanes(accumulator, outer, channel)
         return
+    if settings.get("floats"):
+        _finish_in_floats(call, accumulator, rows[0], outer, channel)
+        return
     low, high, multiplier = rows
     clipped = T.min(T.max(accumulator, low), high) if settings["clip"] else accumulator
     value = rounded(clipped * multiplier, settings)
@@ -48,3 +57,37 @@ def finish(call: Call, accumulator: Expr, rows: tuple[Expr, ...], outer: Sequenc
         other = call.inputs[1].integers(outer, channel)
         value = rounded(value * lanes(added["own"]) + other * lanes(added["other"]), added)
     store(call, value, outer, channel)
+
+
+_MAGIC = 3.0 * 2**22
+"""Floats from here to 2**22 on either side are whole numbers, so a sum with it is rounded half to even by the adder; its bits
+end in 22 zeros, so that those of the sum end in the whole number itself."""
+
+
+def _finish_in_floats(call: Call, accumulator: Expr, factor: Expr, outer: Sequence[Expr], channel: Expr) -> None:
+    """The same bits with a fused multiply-add for product and rounding, in the order that `floats_are_exact` asks for."""
+    settings, spec = call.attributes, call.output.spec
+    added = settings.get("add")
+    value = _whole(T.Cast(f"float32x{LANES}", accumulator), factor, settings, 0 if added else spec.zero)
+    if added:
+        other = T.Cast(f"float32x{LANES}", call.inputs[1].integers(outer, channel)) * _float(added["other"] * 2.0 ** -added["shift"])
+        total = _fma(value - _float(_MAGIC), _float(added["own"] * 2.0 ** -added["shift"]), other)
+        value = _clamped(total + _float(_MAGIC + spec.zero), added, spec.zero)
+    call.output.store_lanes(T.Cast(f"{spec.dtype}x{LANES}", T.reinterpret(f"int32x{LANES}", value)), outer, channel)
+
+
+def _whole(x: Expr, factor: Expr, settings: Mapping[str, Any], zero: int) -> Expr:
+    """clamp(rne(x * factor)) + zero + `_MAGIC`."""
+    return _clamped(_fma(x, factor, _float(_MAGIC + zero)), settings, zero)
+
+
+def _clamped(value: Expr, settings: Mapping[str, Any], zero: int) -> Expr:
+    return T.max(T.min(value, _float(_MAGIC + settings["qmax"] + zero)), _float(_MAGIC + settings["qmin"] + zero))
+
+
+def _fma(x: Expr, y: Expr, z: Expr) -> Expr:
+    return T.call_llvm_pure_intrin(f"float32x{LANES}", "llvm.fma", x, y, z)
+
+
+def _float(value: float) -> Expr:
+    return T.Broadcast(T.float32(value), LANES)
