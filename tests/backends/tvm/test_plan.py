@@ -59,7 +59,7 @@ VNNI_LINES = (
     "  requantize_default: uint8[batch, 4, 4, 32], NHWC of [batch, 20, 4, 4], zero point 128",
     "  %conv2d_default.weight: int8[2, 9, 64]",
     "  requantize_default = conv2d_vnni(quantize_default, conv2d_default.weight, conv2d_default.bias, conv2d_default.requantization) "
-    "shift=16 qmin=-128 qmax=127 clip=False kernel=3x3 stride=1x1 padding=1x1x1x1 dilation=1x1 tile=2x4x2",
+    "shift=16 qmin=-128 qmax=127 clip=False floats=True kernel=3x3 stride=1x1 padding=1x1x1x1 dilation=1x1 tile=2x4x2",
 )
 
 
