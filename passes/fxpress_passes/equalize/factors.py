@@ -10,6 +10,8 @@ import torch
 from fxpress_ir import Program
 from torch import Tensor, fx
 
+from .error import rounding
+
 _SAMPLED = 32
 """Rows kept of a batch where the number of batches is not known."""
 _LEAST = 1e-5
@@ -136,9 +138,7 @@ def _error(seen: Channels, factors: Factors, weights: Sequence[Tensor], bits: in
     total = 0.0
     for weight in weights:
         scaled = weight.detach() * factors.scale
-        grid = (scaled.abs().amax(1, keepdim=True) / steps).clamp_min(1e-30)
-        exact = rows @ scaled.T
-        error = rough @ ((scaled / grid).round() * grid).T - exact
+        error = rough @ (scaled + rounding(scaled, bits)).T - rows @ scaled.T
         reference = (seen.rows @ weight.detach().T).square().sum(1)
         total += float(((error - error.mean(0)).square().sum(1) / reference.clamp_min(1e-30)).mean())
     return total
