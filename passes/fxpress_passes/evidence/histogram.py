@@ -35,15 +35,15 @@ class Histogram:
     seen: Range
 
     @classmethod
-    def of(cls, values: Tensor) -> Histogram:
-        """The histogram of one tensor."""
-        low, high = map(float, torch.aminmax(values.detach()))
-        reach = math.ldexp(1.0, math.frexp(max(abs(low), abs(high), LEAST))[1])
+    def of(cls, values: Tensor, seen: Range | None = None) -> Histogram:
+        """The histogram of one tensor, and its range where that is known."""
+        seen = seen or Range.of(values)
+        reach = math.ldexp(1.0, math.frexp(max(abs(seen.low), abs(seen.high), LEAST))[1])
         counts = torch.zeros(BINS, dtype=torch.int64)
         for part in torch.split(values.detach().reshape(-1), AT_ONCE):
             # float64 divides by the power of two exactly, so that bins of one reach nest in those of the next
             counts += torch.bincount((part.double() * (BINS / 2 / reach)).floor_().long() + BINS // 2, minlength=BINS).cpu()
-        return cls(counts.numpy(), reach, Range(low, high))
+        return cls(counts.numpy(), reach, seen)
 
     def merge(self, other: Histogram) -> Histogram:
         """The histogram of both sets of values."""
@@ -72,7 +72,7 @@ class Histogram:
         return max(abs(self.seen.low), abs(self.seen.high))
 
     def _clipped(self, reach: float) -> Range:
-        return Range(max(self.seen.low, -reach), min(self.seen.high, reach))
+        return Range(max(self.seen.low, -reach), min(self.seen.high, reach), self.seen.spread)
 
     def _percentile(self, percentile: float) -> Range:
         """The smallest symmetric range that holds `percentile` of the values."""

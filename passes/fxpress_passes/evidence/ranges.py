@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,6 +15,13 @@ from .calibration import Batch
 from .histogram import Histogram
 from .range import Range
 
+_aten = torch.ops.aten
+CHANNELS: dict[Any, int] = {
+    _aten.linear.default: -1,
+    **dict.fromkeys((_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default), 1),
+    **dict.fromkeys((_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input), 1),
+}
+"""The axis of channels in what layers give."""
 Fact = TypeVar("Fact", Range, Histogram)
 
 
@@ -39,13 +47,15 @@ class Observer(fx.Interpreter, Generic[Fact]):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
+        if _hides(n):
+            return value
         if n.op in ("placeholder", "call_function") and isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-            low, high = map(float, torch.aminmax(value.detach()))
-            if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            seen = Range.of(value, CHANNELS.get(n.target))
+            if not (abs(seen.low) < float("inf") and abs(seen.high) < float("inf")):
                 raise CalibrationError(
                     "the value is NaN or infinite on calibration data", where=n.name, way_on="check the model and the data"
                 )
-            self._new[n.name] = self.fact(value, Range(low, high))
+            self._new[n.name] = self.fact(value, seen)
         return value
 
     def fact(self, value: Tensor, seen: Range) -> Fact:
@@ -61,6 +71,11 @@ class Observer(fx.Interpreter, Generic[Fact]):
         with torch.no_grad():
             self.run(*batch)
         self.found, self._new = merged(self.found, self._new), {}
+
+
+def _hides(n: fx.Node) -> bool:
+    """A mask gives scores -inf, which no range holds: what is measured of them stands before."""
+    return n.target is torch.ops.aten.where.ScalarOther and bool(n.args[2] == -math.inf)
 
 
 def merged(one: Mapping[str, Fact], other: Mapping[str, Fact]) -> dict[str, Fact]:
@@ -83,4 +98,4 @@ class Histograms(Observer[Histogram]):
     kind = "histograms"
 
     def fact(self, value: Tensor, seen: Range) -> Histogram:
-        return Histogram.of(value)
+        return Histogram.of(value, seen)

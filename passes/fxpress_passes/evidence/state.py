@@ -20,8 +20,9 @@ from .calibration import Batch
 from .histogram import BINS, Histogram
 from .range import Range
 from .ranges import Fact
+from .spread import Spread
 
-FORMAT, VERSION = "fxpress-calibration", 1
+FORMAT, VERSION = "fxpress-calibration", 2
 _RECORD = "fxpress"
 """The key of the record in the file's metadata."""
 _ANEW = "remove it to measure anew"
@@ -121,6 +122,7 @@ def _arrays(state: State[Any]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {
         "low": np.array([range_.low for range_ in seen], np.float64),
         "high": np.array([range_.high for range_ in seen], np.float64),
+        **_spreads(seen),
     }
     if state.kind == "histograms":
         arrays["counts"] = np.array([fact.counts for fact in facts], np.int64).reshape(-1, BINS)
@@ -128,14 +130,39 @@ def _arrays(state: State[Any]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def _spreads(seen: list[Range]) -> dict[str, NDArray[Any]]:
+    """All spreads, one after the other; a range without one has no channels."""
+    spreads = [range_.spread for range_ in seen]
+    kept = [spread for spread in spreads if spread is not None]
+    empty = np.empty(0, np.float64)
+    return {
+        "rows": np.array([0 if spread is None else spread.count for spread in spreads], np.int64),
+        "channels": np.array([0 if spread is None else len(spread.mean) for spread in spreads], np.int64),
+        "mean": np.concatenate([empty, *(spread.mean for spread in kept)]),
+        "squares": np.concatenate([empty, *(spread.squares for spread in kept)]),
+    }
+
+
+def _spread_of(arrays: Mapping[str, NDArray[Any]]) -> list[Spread | None]:
+    """The inverse of `_spreads`."""
+    ends = np.cumsum(arrays["channels"])
+    columns = (np.split(arrays[part], ends)[:-1] for part in ("mean", "squares"))
+    return [Spread(int(count), mean, squares) if count else None for count, mean, squares in zip(arrays["rows"], *columns, strict=True)]
+
+
 def _facts(kind: str, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """The inverse of `_arrays`; a ValueError where the arrays are none of theirs."""
-    wanted: dict[str, Any] = {"low": (np.dtype(np.float64), (len(names),)), "high": (np.dtype(np.float64), (len(names),))}
+    wanted: dict[str, Any] = {
+        **dict.fromkeys(("low", "high"), (np.dtype(np.float64), (len(names),))),
+        **dict.fromkeys(("rows", "channels"), (np.dtype(np.int64), (len(names),))),
+        **dict.fromkeys(("mean", "squares"), (np.dtype(np.float64), (int(arrays["channels"].sum()),))),
+    }
     if kind == "histograms":
         wanted |= {"counts": (np.dtype(np.int64), (len(names), BINS)), "reach": wanted["low"]}
     if {name: (array.dtype, array.shape) for name, array in arrays.items()} != wanted:
         raise ValueError("arrays of other types or shapes")
-    ranges = [Range(low, high) for low, high in zip(arrays["low"].tolist(), arrays["high"].tolist(), strict=True)]
+    parts = zip(arrays["low"].tolist(), arrays["high"].tolist(), _spread_of(arrays), strict=True)
+    ranges = [Range(low, high, spread) for low, high, spread in parts]
     if kind == "ranges":
         return dict(zip(names, ranges, strict=True))
     reaches = arrays["reach"]

@@ -12,6 +12,7 @@ from fxpress_ir.errors import PassError, ProgramError
 from torch import fx
 
 from ..evidence import Range
+from .coarse import coarse_readers
 from .elementwise import tabulate
 from .limits import code_limits
 from .recognize import Recognition, is_float
@@ -92,14 +93,19 @@ class Decision:
         range_of: RangeOf,
         weight_bits: Callable[[fx.Node], int],
         activation_bits: int = 8,
+        floor: float = float("-inf"),
     ) -> None:
         self._program, self._recognition, self._range_of, self._bits = program, recognition, range_of, weight_bits
         self._activation_bits = activation_bits
         self._islands = islands(recognition)
         self._fills = _fills(recognition)
-        self._most = code_limits(recognition, program.tensors, weight_bits) if activation_bits == 16 else {}
-        self._rotations = rotations(recognition, program.tensors)
-        self._stream = stream(recognition, self._islands, self._rotations)
+        coarse: frozenset[fx.Node] = frozenset()
+        if activation_bits == 8 and floor > 0:
+            coarse = coarse_readers(recognition, self._islands, program.tensors, lambda node: self._seen(node, False), weight_bits, floor)
+        limited = None if activation_bits == 16 else coarse
+        self._most = code_limits(recognition, program.tensors, weight_bits, limited)
+        self._fine = rotations(recognition, program.tensors) | coarse
+        self._stream = stream(recognition, self._islands, self._fine)
         self._grids: dict[fx.Node, Grid] = {}
         self._narrowed: dict[fx.Node, Narrowed] = {}
         self._activations: dict[str, Grid] = {}
@@ -166,7 +172,7 @@ class Decision:
     def _read(self, reader: fx.Node, what: Recognized, operand: fx.Node) -> Grid:
         """The grid of an operand as `reader` takes it: in 8 bits where it takes no more."""
         grid = self._grids[operand]
-        short = what.kind not in BYTES_ONLY and (self._activation_bits == 16 or reads_short(reader, what, self._stream, self._rotations))
+        short = what.kind not in BYTES_ONLY and (self._activation_bits == 16 or reads_short(reader, what, self._stream, self._fine))
         if grid.bits == 8 or short:
             return grid
         before = self._narrowed.get(operand)

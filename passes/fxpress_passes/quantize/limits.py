@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from fxpress_ir.errors import PassError
 from torch import Tensor, fx
@@ -13,15 +13,23 @@ from .scales import PRODUCT_LIMIT, SHORT_LIMIT, reach_limit
 from .sharing import site_of
 
 
-def code_limits(recognition: Recognition, tensors: Mapping[str, Tensor], weight_bits: Callable[[fx.Node], int]) -> dict[fx.Node, int]:
+def code_limits(
+    recognition: Recognition,
+    tensors: Mapping[str, Tensor],
+    weight_bits: Callable[[fx.Node], int],
+    readers: Collection[fx.Node] | None = None,
+) -> dict[fx.Node, int]:
     """The limits that are less than all codes of 16 bits.
+
+    Args:
+        readers: those that read 16 bits; all where None.
 
     Raises:
         PassError: a layer sums so much that 8 bits are left.
     """
     limits: dict[fx.Node, int] = {}
     for node, what in recognition.found.items():
-        if not isinstance(what, Recognized):
+        if not isinstance(what, Recognized) or (readers is not None and node not in readers):
             continue
         reach = _reach(what.core or node, what, tensors, weight_bits)
         if reach < 256:

@@ -28,6 +28,7 @@ class QuantizeDyadic(Pass):
     ranges: str = "minmax"
     border_ranges: str = "minmax"
     percentile: float = 99.99
+    input_floor: float = 25.0
     integer_only: bool = False
     io: str = "float"
 
@@ -36,7 +37,7 @@ class QuantizeDyadic(Pass):
 
     def parts(self) -> tuple[Pass, ...]:
         options = {option.name: getattr(self, option.name) for option in fields(PlaceQuantizers)}
-        return (PlaceQuantizers(**options), ToInteger(self.io))
+        return (PlaceQuantizers(**options), ToInteger(self.io, self.integer_only))
 
     def apply(self, program: Program, context: Context) -> Program:
         for part in self.parts():

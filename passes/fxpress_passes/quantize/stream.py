@@ -24,15 +24,15 @@ def rotations(recognition: Recognition, tensors: Mapping[str, Tensor]) -> frozen
     return frozenset(node for node, weight in layers.items() if weight is not None and is_hadamard(tensors[str(weight.target)]))
 
 
-def stream(recognition: Recognition, islands: Mapping[fx.Node, str], rotating: frozenset[fx.Node] = frozenset()) -> frozenset[fx.Node]:
+def stream(recognition: Recognition, islands: Mapping[fx.Node, str], fine: frozenset[fx.Node] = frozenset()) -> frozenset[fx.Node]:
     """The values of 16 bits: what a normalisation or a rotation reads, and what a sum, a concatenation or a move in the stream reads.
 
-    A normalised value that leaves the program is among them, too.
+    A normalised value that leaves the program is among them, too. `fine` has the layers that read 16 bits.
     """
     found = {node: what for node, what in recognition.found.items() if isinstance(what, Recognized) and node not in islands}
     groups = shared(recognition, islands)
     members: set[fx.Node] = set()
-    left = [operand for node, what in found.items() if what.kind == "normalize" or node in rotating for operand in what.operands]
+    left = [operand for node, what in found.items() if what.kind == "normalize" or node in fine for operand in what.operands]
     left += [node for node, what in found.items() if what.kind == "normalize" and any(user.op == "output" for user in node.users)]
     while left:
         node = left.pop()
@@ -50,6 +50,6 @@ def _beside(node: fx.Node, groups: Iterable[list[fx.Node]]) -> list[fx.Node]:
     return [other for group in groups if node in group for other in group]
 
 
-def reads_short(node: fx.Node, what: Recognized, members: frozenset[fx.Node], rotating: frozenset[fx.Node] = frozenset()) -> bool:
+def reads_short(node: fx.Node, what: Recognized, members: frozenset[fx.Node], fine: frozenset[fx.Node] = frozenset()) -> bool:
     """The node takes its operands in 16 bits."""
-    return what.kind == "normalize" or node in rotating or (what.kind in _JOINS and node in members)
+    return what.kind == "normalize" or node in fine or (what.kind in _JOINS and node in members)

@@ -49,6 +49,20 @@ def test_histograms_come_back_bit_by_bit(tmp_path_factory: pytest.TempPathFactor
         assert (found[name].reach, found[name].seen) == (histogram.reach, histogram.seen)
 
 
+def test_spreads_come_back_bit_by_bit_and_ranges_without_one_stay_so(tmp_path: Path) -> None:
+    kept = Range.of(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), axis=1)
+    state: State[Range] = State("ranges", "ab", {"x": Range(0.0, 1.0), "linear": kept, "y": Range(2.0, 3.0)}, (Run(1, "d"),))
+    found = _back(state, tmp_path).found
+    assert found["x"].spread is None
+    assert found["y"].spread is None
+    spread = found["linear"].spread
+    assert spread is not None
+    assert kept.spread is not None
+    assert spread.count == 5
+    assert np.array_equal(spread.mean, kept.spread.mean)
+    assert np.array_equal(spread.squares, kept.spread.squares)
+
+
 def test_equal_states_are_equal_bytes() -> None:
     assert packed(_histograms()) == packed(_histograms())
 
@@ -81,7 +95,7 @@ DAMAGED = {
     "no record of runs": (lambda data: _changed(data, lambda record, _: record.pop("sha256")), "is no intact calibration state"),
     "another version": (
         lambda data: _changed(data, lambda record, _: record.update(format_version=9)),
-        "its format is fxpress-calibration 9, expected fxpress-calibration 1",
+        "its format is fxpress-calibration 9, expected fxpress-calibration 2",
     ),
 }
 

@@ -294,7 +294,7 @@ def test_an_outlier_costs_the_others_nothing_with_a_percentile() -> None:
     program = captured(Chain(nn.ReLU(), nn.Conv2d(1, 2, 1)), 1, 1, 8, 8)
     x = torch.randn(64, 1, 8, 8)
     x[0, 0, 0, 0] = 1000.0
-    options = ({}, {"ranges": "percentile", "percentile": 99.9})
+    options = ({"input_floor": 0.0}, {"ranges": "percentile", "percentile": 99.9})
     plain, clipped = (_plan(program, _on(x), **each).activations["relu"].scale for each in options)
     assert plain == pytest.approx(1000 / 255)
     assert clipped < 6 / 255

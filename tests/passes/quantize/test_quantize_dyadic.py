@@ -53,8 +53,8 @@ def test_options_are_checked_when_it_is_made() -> None:
 
 def test_its_options_are_those_of_its_parts() -> None:
     assert options_of(QuantizeDyadic) == {**options_of(PlaceQuantizers), **options_of(ToInteger)}
-    whole = QuantizeDyadic(4, 16, 2, "mse", "percentile", 99.0, True, "integer")
-    assert whole.parts() == (PlaceQuantizers(4, 16, 2, "mse", "percentile", 99.0, True), ToInteger("integer"))
+    whole = QuantizeDyadic(4, 16, 2, "mse", "percentile", 99.0, 30.0, True, "integer")
+    assert whole.parts() == (PlaceQuantizers(4, 16, 2, "mse", "percentile", 99.0, 30.0, True), ToInteger("integer", integer_only=True))
 
 
 def test_what_has_no_integer_form_is_refused_when_only_integers_will_do() -> None:
