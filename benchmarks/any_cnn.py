@@ -17,8 +17,8 @@ import numpy as np
 import readme
 import torch
 from fxpress.quality import sqnr
-from models import mobilenet_v2, resnet
 from networks import NETWORKS, network
+from real_models import mobilenet_v2, resnet
 from torch import nn
 
 TARGETS = ("reference", "onnx:int", "onnx:qlinear", "tvm:x86-64", "tvm:native")

@@ -1,6 +1,9 @@
 """Our targets and the best runtimes' own, each at its settings, on this CPU: ratios with intervals from one interleaved run.
 
-Run: ``python benchmarks/latency_cpu.py [--models ...] [--threads 1] [--json FILE]`` (needs the extras ``models`` and ``peers``).
+Run: ``python benchmarks/latency_cpu.py [--models ...] [--threads 1] [--json]`` (needs the extras ``models`` and ``peers``). With
+``--json`` the figures go to the standard output and everything else to the standard error. The GEMM peak that the share is of is
+measured in the same run, before and after each model, by a loop of dot products on registers alone (`gemm_peak.py`); the time of each
+kernel (`kernel_times.py`) afterwards, in a process of its own.
 Peers: ONNX Runtime in float32, and int8 by its own tool (static QDQ per channel; dynamic too for transformers); OpenVINO in float32, in
 bfloat16, in int8 from our QDQ twin and in int8 by NNCF (with its transformer model type). Random weights of the real
 architectures, batch 1, 224 x 224 pixels or 128 ids. A peer that cannot be made or run is named with its reason.
@@ -9,8 +12,10 @@ architectures, batch 1, 224 x 224 pixels or 128 ids. A peer that cannot be made 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,11 +28,13 @@ import fxpress as fx
 import numpy as np
 import torch
 from fxpress_backends.bench import Command
-from models import bert, mobilenet_v2, resnet, vit_s
+from kernel_times import table as breakdown
 from peer_int8 import quantized
+from real_models import bert, mobilenet_v2, resnet, vit_s
 from torch import nn
 
-PIPELINE = "fold-batch-norm, quantize-dyadic{integer_only=true}"
+PIPELINE = "fold-batch-norm, quantize-dyadic{integer_only=true, input_floor=0}"
+"""Every layer reads 8 bits, as in the peers."""
 OURS = ("onnx:qlinear", "tvm:native")
 HERE = Path(__file__).parent
 LENGTH = 128
@@ -70,7 +77,8 @@ def nncf_int8(source: Path, model: Model, out: Path) -> Path:
     read = openvino.Core().read_model(str(source))
     data = nncf.Dataset([model.inputs(1, seed)[0].numpy() for seed in range(16)])
     kind = nncf.ModelType.TRANSFORMER if model.transformer else None
-    openvino.save_model(nncf.quantize(read, data, model_type=kind, subset_size=16), str(out))
+    with contextlib.redirect_stdout(sys.stderr):  # its progress bar; standard output is for figures
+        openvino.save_model(nncf.quantize(read, data, model_type=kind, subset_size=16), str(out))
     return out
 
 
@@ -97,6 +105,22 @@ def peers(program: fx.Program, simulated: fx.Program, model: Model, folder: Path
     yield by_nncf, lambda: openvino(by_nncf, nncf_int8(source, model, folder / "nncf.xml"), "f32")
 
 
+def _run(script: str, *arguments: object) -> str:
+    """The output of a script that needs a process of its own: TVM's pool of threads never grows."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def gemm_peak(threads: int) -> tuple[str, float]:
+    """The instruction and GMAC/s."""
+    name, speed = _run("gemm_peak.py", "--threads", threads).split()
+    return name, float(speed)
+
+
+def say(what: object) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
 def measure(name: str, repeats: int, threads: int) -> dict[str, Any]:
     model = MODELS[name]
     program = model.capture()
@@ -113,22 +137,34 @@ def measure(name: str, repeats: int, threads: int) -> dict[str, Any]:
                 contender = make()
                 fx.bench([contender], repeats=1, warmup=1, runs_per_turn=1, inputs=x, threads=threads, quick=True)
             except Exception as error:  # whatever a peer's tool raises; it is reported and left out
-                print(f"{name}: without {what}: {type(error).__name__}: {str(error).splitlines()[0][:150]}", flush=True)
+                say(f"{name}: without {what}: {type(error).__name__}: {str(error).splitlines()[0][:150]}")
                 continue
             contenders.append(contender)
             names.append(what)
+        before = gemm_peak(threads)
         table = fx.bench(contenders, repeats=repeats, threads=threads, inputs=x)
+        peak = (before[0], (before[1] + gemm_peak(threads)[1]) / 2)
+        np.savez(folder / "inputs.npz", *(value.numpy() for value in x))
+        kernels = json.loads(
+            _run("kernel_times.py", contenders[1].folder, "--inputs", folder / "inputs.npz", "--threads", threads, "--json")
+        )
     times = {what: row.p50_ms for what, row in zip(names, table.rows, strict=True)}
-    print(f"== {name}, {threads} threads")
-    print(table, flush=True)
+    say(f"== {name}, {threads} threads")
+    say(table)
     theirs = {what: time for what, time in times.items() if what not in OURS}
     best = min(theirs, key=theirs.__getitem__)
     by_ort = min((what for what in theirs if what.startswith("ONNX Runtime") and "fp32" not in what), key=theirs.__getitem__)
     ratio, over_ort = (table.ratio(names.index(what), names.index("tvm:native")) for what in (best, by_ort))
-    print(f"{name}: tvm:native is ahead of {best} by {ratio}, of {by_ort} by {over_ort}", flush=True)
+    say(f"{name}: tvm:native is ahead of {best} by {ratio}, of {by_ort} by {over_ort}")
+    macs = program.cost(batch=1, **({"seq": LENGTH} if model.ids else {})).macs
+    share = macs / (times["tvm:native"] * 1e-3) / (peak[1] * 1e9)
+    say(f"{name}: {share:.0%} of the GEMM peak: {macs / 1e9:.3g} GMAC at {peak[1]:.0f} GMAC/s of {peak[0]}, {threads} threads")
+    say(breakdown(kernels))
     return {
         "model": name, "threads": threads, "ours_ms": {what: times[what] for what in OURS}, "peers_ms": theirs, "best_peer": best,
         "ratio_to_best_peer": ratio.median, "interval": [ratio.low, ratio.high], "ratio_to_ort_int8": over_ort.median,
+        "interval_to_ort_int8": [over_ort.low, over_ort.high], "share_of_gemm_peak": share, "gemm_peak_gmacs": peak[1],
+        "gemm_instruction": peak[0], "kernels_us": {kernel: time for kernel, _, time in kernels},
     }  # fmt: skip
 
 
@@ -144,12 +180,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     options = parser.parse_args()
     rows = [measure(name, options.repeats, options.threads) for name in options.models]
     if options.json:
         machine = {"processor": _processor(), "python": platform.python_version(), "numpy": np.__version__}
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+        print(json.dumps({"machine": machine, "rows": rows}, indent=2))
 
 
 if __name__ == "__main__":

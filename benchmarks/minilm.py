@@ -19,10 +19,13 @@ import readme
 from peer_int8 import quantized, runner
 
 TARGETS = ("reference", "onnx:int", "onnx:qlinear", "tvm:x86-64", "tvm:native")
+_EQUALIZED = "fold-batch-norm, equalize{{{}}}, place-quantizers{{integer_only=true, input_floor={}}}, correct-bias, to-integer"
 PIPELINES = {
     "plain": "fold-batch-norm, quantize-dyadic{integer_only=true}",
-    "equalized, one table": "fold-batch-norm, equalize{tables=false}, place-quantizers{integer_only=true}, correct-bias, to-integer",
-    "equalized": "fold-batch-norm, equalize, place-quantizers{integer_only=true}, correct-bias, to-integer",
+    "plain, inputs of 8 bits": "fold-batch-norm, quantize-dyadic{integer_only=true, input_floor=0}",
+    "equalized, one table, inputs of 8 bits": _EQUALIZED.format("tables=false", 0),
+    "equalized, inputs of 8 bits": _EQUALIZED.format("tables=true", 0),
+    "equalized, one table": _EQUALIZED.format("tables=false", 25),
 }
 Entry = Any
 Run = Callable[..., Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from models import draw_batch_norms, settle_batch_norms
+from real_models import draw_batch_norms, settle_batch_norms
 from torch import Tensor, nn
 from torch.nn import functional
 

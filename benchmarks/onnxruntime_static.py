@@ -19,7 +19,7 @@ import readme
 import torch
 from fxpress.quality import sqnr
 from fxpress_backends.bench import Command
-from models import mobilenet_v2, resnet
+from real_models import mobilenet_v2, resnet
 from torch import nn
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

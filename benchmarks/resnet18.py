@@ -14,7 +14,7 @@ import numpy as np
 import readme
 import torch
 from fxpress.quality import sqnr
-from models import resnet
+from real_models import resnet
 
 PIPELINE = "fold-batch-norm, quantize-dyadic{integer_only=true}"
 INTEGER = ("reference", "onnx:int", "onnx:qlinear", "tvm:x86-64", "tvm:native")

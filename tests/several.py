@@ -54,6 +54,7 @@ class Attention:
     qmax: int = 127
     causal: bool = False
     dtype: torch.dtype = torch.int8
+    unseen: str = "zero"
 
     def program(self, operands: Mapping[str, Input], maxima: Mapping[str, int] | None = None, table: Tensor | None = None) -> Program:
         """One attention over inputs: ``q``, ``k``, ``v`` and perhaps ``mask`` and ``bias``, each with shape and type."""
@@ -63,7 +64,7 @@ class Attention:
         """The node, of the same operands."""
         exponential = edit.add_tensor("table", exponentials(255).to(torch.uint8) if table is None else table)
         given = [operands.get(name) for name in ("q", "k", "v", "mask", "bias")]
-        return edit.call(fxp.attention.default, *given, exponential, *self.numbers)
+        return edit.call(fxp.attention.default, *given, exponential, *self.numbers, self.unseen)
 
     @property
     def numbers(self) -> tuple[Any, ...]:

@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-import numpy as np
 from fxpress_backends.artifact import CERTIFICATE, Artifact, load
+from fxpress_backends.conformance import compared, vectors
 from fxpress_ir.errors import ArtifactError
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
-RTOL = 1e-4
-"""Of a float artifact's outputs: max abs difference <= RTOL * max abs value; another CPU's kernels add in another order."""
-STEPS = 0.02
-"""The same where floats are quantised on the way: next to a tie the last bit decides the step, one of 255, and what follows from it."""
 
 
 @dataclass(frozen=True)
@@ -63,35 +55,15 @@ def _proofs(artifact: Artifact) -> Iterator[Finding]:
 
 
 def _vectors(artifact: Artifact) -> Iterator[Finding]:
-    record = artifact.manifest.get("conformance")
-    if record is None:
+    if artifact.manifest.get("conformance") is None:
         return
-    try:
-        tensors = load_file(artifact.folder / record["file"])
-        inputs = [tensors[name] for name in record["inputs"]]
-        wanted = {name: tensors[name] for name in record["outputs"]}
-        exact = bool(record["exact"])
-    except (OSError, KeyError, TypeError, SafetensorError) as error:
-        raise _malformed(artifact, "its conformance record") from error
-    rtol = STEPS if artifact.manifest["stage"] in ("simulated", "mixed") else RTOL
+    inputs, wanted, rtol = vectors(artifact.folder, artifact.manifest)
     found = artifact.run(*inputs)
     if len(found) != len(wanted):
         yield Finding("conformance", False, f"{len(found)} outputs, {len(wanted)} expected")
     for (name, expected), value in zip(wanted.items(), found, strict=False):
-        held, seen = _compared(expected, value, 0.0 if exact else rtol)
+        held, seen = compared(expected, value, rtol)
         yield Finding(f"conformance of {name}", held, seen)
-
-
-def _compared(expected: NDArray[Any], found: NDArray[Any], rtol: float) -> tuple[bool, str]:
-    """Whether a result is right, and what was seen; the same bits where nothing may differ."""
-    if (expected.dtype, expected.shape) != (found.dtype, found.shape):
-        return False, f"{found.dtype}{list(found.shape)}, expected {expected.dtype}{list(expected.shape)}"
-    if not rtol:
-        same = expected.tobytes() == found.tobytes()
-        different = int((expected != found).sum())
-        return same, "same bits" if same else f"{different} of {expected.size} values differ"
-    gap, most = (float(np.abs(value).max(initial=0.0)) for value in (found.astype(np.float64) - expected, expected.astype(np.float64)))
-    return gap <= rtol * most, f"differs by {gap:.3g}, largest value {most:.3g}"
 
 
 def _malformed(artifact: Artifact, what: str) -> ArtifactError:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from . import conformance
 from . import folder as folders
 from . import manifest as manifests
-from .contract import Arrays, Backend, Measured, Refusal, Runner, Target, as_array
+from .contract import Arrays, Backend, Measured, Refusal, Runner, Target, Tunable, as_array
 from .registry import BACKENDS, Entry, Registry, find, targets
 
 CERTIFICATE = "certificate.json"
@@ -138,6 +138,7 @@ def lower(
     measured: Sequence[Measured] = (),
     recipe: str = "",
     seed: int | None = None,
+    tune: Mapping[str, int] | None = None,
 ) -> Artifact:
     """Write `program` for `target` into the folder `out`, which appears whole or not at all.
 
@@ -148,9 +149,14 @@ def lower(
         target: a target's name, ``onnx:int``.
         measured: quality to record in the manifest.
         recipe, seed: what the program was made with, to record.
+        tune: sizes of dynamic dimensions, ``{"batch": 1}``, at which kernels are timed on this machine and the fastest taken, never
+            one that measures slower; the least size where none is given, so that ``{}`` will do. The table of times stands in the
+            manifest. Another run may choose otherwise, so that the bytes are no function of the program alone; the outputs stay
+            the same bits.
 
     Raises:
-        BackendError: the target is unknown or cannot take the program; the message names the first node, notes the rest.
+        BackendError: the target is unknown or cannot take the program; the message names the first node, notes the rest. With
+            `tune`: it has no kernels to choose between, or runs elsewhere.
         VerifyError: the program breaks a rule of its stage.
         ArtifactError: `out` cannot be written, or holds something that is not an artifact.
     """
@@ -169,7 +175,10 @@ def lower(
     place = Path(out).resolve()
     folders.check_place(place)
     with folders.whole(place) as folder:
-        details = backend.lower(program, card, folder)
+        if tune is None:
+            details = backend.lower(program, card, folder)
+        else:
+            details = _tunable(backend, target).lower_tuned(program, card, folder, tune)
         (folder / CERTIFICATE).write_bytes(manifests.canonical(asdict(certificate)))
         record = _record(program, card, certificate, entry)
         quality_record = {"measured": [asdict(quality) for quality in measured], "recipe": recipe, "seed": seed}
@@ -177,6 +186,12 @@ def lower(
         record |= {**quality_record, "details": dict(details), "conformance": vectors, "files": folders.inventory(folder)}
         (folder / manifests.NAME).write_bytes(manifests.seal(record))
     return load(out, registry=registry)
+
+
+def _tunable(backend: Backend, target: str) -> Tunable:
+    if not isinstance(backend, Tunable):
+        raise BackendError("has no kernels to choose between", where=f"target {target!r}", way_on="lower without tune")
+    return backend
 
 
 def _check_taken(refusals: Sequence[Refusal], target: str) -> None:

@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from .bench_process import Process
 from .bench_worker import INPUTS
 from .contract import as_array
 from .latency import Ratio, Row, Table
+
+if TYPE_CHECKING:
+    from .tvm.remote import Timed
 
 MINIMUM_RUNS, MINIMUM_PAUSE = 30, 0.25
 """Below these a figure is no claim: frequency and caches of the last contender are still felt after shorter pauses."""
@@ -65,8 +69,14 @@ def bench(
     timeout: float = 600.0,
     quick: bool = False,
     progress: Progress | None = None,
+    rpc: str | None = None,
+    key: str | None = None,
+    wait: float = 60.0,
 ) -> Table:
     """Measure latency, noise-aware: all contenders stay alive and take turns on the same inputs and thread count.
+
+    With `rpc`, TVM artifacts are measured on another device. Its clock times the virtual machine alone: neither the network
+    nor the copies of inputs and outputs. Each artifact's outputs are first held to its conformance vectors there.
 
     Args:
         contenders: artifacts, their folders, or commands.
@@ -80,9 +90,13 @@ def bench(
         timeout: seconds within which a turn has to answer.
         quick: allow fewer repeats and shorter pauses; the table says so.
         progress: called with the turns done and their total.
+        rpc: address of a TVM tracker, ``host:port``: measure on a server of `key` there.
+        key: what servers of the wanted device registered themselves by.
+        wait: seconds for a server to become free.
 
     Raises:
-        BenchError: fewer runs or shorter pauses than the protocol asks without `quick`; a contender failed.
+        BenchError: fewer runs or shorter pauses than the protocol asks without `quick`; a contender failed, cannot be
+            measured over `rpc` or computes something else there; no server is to be had.
         InputError: the inputs do not fit an artifact.
         ArtifactError: a folder is no intact artifact.
     """
@@ -91,21 +105,28 @@ def bench(
     if not quick and (repeats < MINIMUM_RUNS or pause < MINIMUM_PAUSE):
         message = f"{repeats} runs with pauses of {pause} s are too few for a claim"
         raise BenchError(message, way_on=f"at least {MINIMUM_RUNS} runs and {MINIMUM_PAUSE} s, or quick=True")
+    if (rpc is None) != (key is None):
+        raise BenchError("rpc and key go together", way_on='rpc="host:port" of a tracker, key="NAME" of its servers')
     opened = [c if isinstance(c, (Artifact, Command)) else load(c) for c in contenders]
     arrays = _inputs(opened, inputs, dict(sizes or {}), seed)
-    notes = _notes(threads, quick)
+    notes = ["quick: fewer runs or shorter pauses than a claim needs"] if quick else []
     names = _names(opened)
     turns = -(-repeats // runs_per_turn)
     seconds = np.empty((len(opened), turns, runs_per_turn))
     with ExitStack() as stack:
-        environment = dict.fromkeys(_THREADS, str(threads))
-        if arrays is not None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fxpress-bench-")))
-            np.savez(folder / "inputs.npz", *arrays)
-            environment[INPUTS] = str(folder / "inputs.npz")
+        if rpc is not None and key is not None:
+            _check_remote(names, opened)
+            from .tvm.remote import Remote  # with it comes TVM
+
+            remote = stack.enter_context(Remote(rpc, key, wait=wait, timeout=timeout, threads=threads))
+            notes = [remote.note, *notes]
+            opener: Callable[[str, Any], Process | Timed] = partial(remote.open, inputs=arrays or ())
+        else:
+            notes = [*_notes(threads), *notes]
+            opener = partial(_process, stack, arrays, threads, timeout)
         processes = []
         for name, contender in zip(names, opened, strict=True):
-            processes.append(stack.enter_context(Process(name, _argv(name, contender, threads), environment, timeout)))
+            processes.append(opener(name, contender))
             processes[-1].run(warmup)  # before the next one starts, so that none is disturbed while it opens its model
         for turn in range(turns):
             for position, process in enumerate(processes):
@@ -113,7 +134,7 @@ def bench(
                 seconds[position, turn] = process.run(runs_per_turn)
                 if progress is not None:
                     progress(turn * len(processes) + position + 1, turns * len(processes))
-    return Table(names, seconds, tuple(c.size if isinstance(c, Artifact) else c.size_bytes for c in opened), notes)
+    return Table(names, seconds, tuple(c.size if isinstance(c, Artifact) else c.size_bytes for c in opened), tuple(notes))
 
 
 def _names(contenders: Sequence[Artifact | Command]) -> tuple[str, ...]:
@@ -127,6 +148,27 @@ def _names(contenders: Sequence[Artifact | Command]) -> tuple[str, ...]:
             name = f"{plain} #{count}"
         names.append(name)
     return tuple(names)
+
+
+def _check_remote(names: Sequence[str], contenders: Sequence[Artifact | Command]) -> None:
+    """Only TVM's artifacts run on its servers."""
+    for name, contender in zip(names, contenders, strict=True):
+        if not isinstance(contender, Artifact) or not contender.target.startswith("tvm:"):
+            kind = f"of {contender.target}" if isinstance(contender, Artifact) else "a command"
+            way_on = "lower the program to tvm:aarch64, or to the target of your board"
+            raise BenchError(f"only TVM artifacts are measured over RPC, this one is {kind}", where=f"contender {name!r}", way_on=way_on)
+
+
+def _process(
+    stack: ExitStack, arrays: tuple[NDArray[Any], ...] | None, threads: int, timeout: float, name: str, contender: Artifact | Command
+) -> Process:
+    """A contender in a process of its own, which ends with `stack`."""
+    environment = dict.fromkeys(_THREADS, str(threads))
+    if arrays is not None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fxpress-bench-")))
+        np.savez(folder / "inputs.npz", *arrays)
+        environment[INPUTS] = str(folder / "inputs.npz")
+    return stack.enter_context(Process(name, _argv(name, contender, threads), environment, timeout))
 
 
 def _argv(name: str, contender: Artifact | Command, threads: int) -> list[str]:
@@ -177,14 +219,12 @@ def _drawn(specs: Sequence[InputSpec], sizes: Mapping[str, int], seed: int) -> t
     return tuple(arrays)
 
 
-def _notes(threads: int, quick: bool) -> tuple[str, ...]:
+def _notes(threads: int) -> list[str]:
     notes = [f"{os.cpu_count()} logical CPUs, {_cpu()}; {threads} threads each"]
     load_average = os.getloadavg()[0]
     if load_average > 0.5:
         notes.append(f"the load average was {load_average:.2f} at the start: other work disturbs the figures")
-    if quick:
-        notes.append("quick: fewer runs or shorter pauses than a claim needs")
-    return tuple(notes)
+    return notes
 
 
 def _cpu() -> str:

@@ -1,19 +1,26 @@
-"""Program ==> inputs and the outputs that they give, to travel with an artifact and be run again anywhere."""
+"""Program ==> inputs and the outputs that they give, to travel with an artifact, be run again anywhere and be compared."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from fxpress_ir import Dimension, Program
+from fxpress_ir.errors import ArtifactError
 from fxpress_ir.ops import arguments
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 FILE = "conformance.safetensors"
+RTOL = 1e-4
+"""Of a float artifact's outputs: max abs difference <= RTOL * max abs value; another CPU's kernels add in another order."""
+STEPS = 0.02
+"""The same where floats are quantised on the way: next to a tie the last bit decides the step, one of 255, and what follows from it."""
 _quantize = torch.ops.fxp.quantize.default
 
 
@@ -58,3 +65,34 @@ def _drawn(program: Program, position: int, shape: tuple[int, ...], generator: n
         return drawn(value, shape, generator)
     low, high = (1.1 * borders[0][bound] * borders[0]["scale"] for bound in ("qmin", "qmax"))
     return generator.uniform(low, high, shape).astype(str(value.dtype).removeprefix("torch."))
+
+
+def vectors(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[NDArray[Any]], dict[str, NDArray[Any]], float]:
+    """The inputs, the outputs that they have to give by name, and the tolerance: 0 where the bits have to be the same.
+
+    Raises:
+        ArtifactError: the record or its file is malformed.
+    """
+    try:
+        record = manifest["conformance"]
+        tensors = load_file(folder / record["file"])
+        inputs = [tensors[name] for name in record["inputs"]]
+        wanted = {name: tensors[name] for name in record["outputs"]}
+        exact = bool(record["exact"])
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
+        what, where = "its conformance record is malformed", f"artifact {str(folder)!r}"
+        raise ArtifactError(what, where=where, way_on="lower the program again") from error
+    quantised = manifest["stage"] in ("simulated", "mixed")
+    return inputs, wanted, 0.0 if exact else STEPS if quantised else RTOL
+
+
+def compared(expected: NDArray[Any], found: NDArray[Any], rtol: float) -> tuple[bool, str]:
+    """Whether a result is right, and what was seen; the same bits where nothing may differ."""
+    if (expected.dtype, expected.shape) != (found.dtype, found.shape):
+        return False, f"{found.dtype}{list(found.shape)}, expected {expected.dtype}{list(expected.shape)}"
+    if not rtol:
+        same = expected.tobytes() == found.tobytes()
+        different = int((expected != found).sum())
+        return same, "same bits" if same else f"{different} of {expected.size} values differ"
+    gap, most = (float(np.abs(value).max(initial=0.0)) for value in (found.astype(np.float64) - expected, expected.astype(np.float64)))
+    return gap <= rtol * most, f"differs by {gap:.3g}, largest value {most:.3g}"

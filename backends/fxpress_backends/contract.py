@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from fxpress_ir import Program
@@ -69,6 +69,15 @@ class Backend(Protocol):
 
     def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
         """Open a payload whose hashes were checked; ``options`` are the runtime's (threads, providers)."""
+        ...
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A backend that can time kernels on this machine and choose between them."""
+
+    def lower_tuned(self, program: Program, target: Target, folder: Path, sizes: Mapping[str, int]) -> Mapping[str, Any]:
+        """As `Backend.lower`, with the kernels that are fastest at these sizes of dynamic dimensions."""
         ...
 
 

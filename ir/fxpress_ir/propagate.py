@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import SymFloat, SymInt, Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses import FakeTensorMode
 from torch.fx.node import map_arg
@@ -17,6 +18,8 @@ from .analysis.sizes import Example, concrete, concrete_size, symbols
 from .errors import ProgramError
 
 _WAY_ON = "the pass that made this node is wrong"
+_DECOMPOSED = frozenset({torch.ops.aten.baddbmm.default})
+"""Operators whose fake kernel takes no symbolic sizes unless it is decomposed."""
 
 
 def fake_mode(graph: fx.Graph) -> FakeTensorMode:
@@ -75,7 +78,7 @@ def _unfrozen(
 
 def _called(node: fx.Node, args: Any, mode: FakeTensorMode, where: str) -> Any:
     try:
-        with mode, torch.no_grad():
+        with mode, torch.no_grad(), enable_python_dispatcher() if node.target in _DECOMPOSED else nullcontext():
             return node.target(*args[0], **args[1])  # type: ignore[operator]
     except Exception as error:  # fake kernels raise whatever their authors chose
         raise ProgramError(f"shapes do not propagate: {error}", where=where, way_on=_WAY_ON) from error

@@ -205,6 +205,7 @@ def operand_types(program: Program) -> Found:
             **dict.fromkeys(("q", "k", "v"), _BYTES),
             **{"mask": (torch.bool,), "bias": _WORDS, "table": (torch.uint8,), "dtype": _ACTIVATIONS},
         },
+        "positions": {"mask": (torch.bool,)},
         "rotary": {"x": (torch.int8, torch.int16), "cosine": _SHORTS, "sine": _SHORTS, "dtype": _ACTIVATIONS},
     }
     for node in program.graph.nodes:

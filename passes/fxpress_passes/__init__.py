@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .contract import Close, Context, Exact, Lossy, Pass, Promise, Refused
 from .equalize.equalize import Equalize
+from .equalize.fold_first_token import FoldFirstToken
 from .equalize.noisy_bias import NoisyBias
+from .equalize.power_of_two_factors import PowerOfTwoFactors
 from .equalize.rotate import Rotate
 from .fold.fold_batch_norm import FoldBatchNorm
 from .normalize.compose_linear import ComposeLinear
@@ -40,9 +42,11 @@ PASSES: tuple[type[Pass], ...] = (
     ReestimateBatchNorm,
     FoldBatchNorm,
     DecomposePool1d,
+    FoldFirstToken,
     Equalize,
     Rotate,
     NoisyBias,
+    PowerOfTwoFactors,
     ComposeMasks,
     SeparateMasks,
     PlaceQuantizers,
@@ -70,11 +74,13 @@ __all__ = [
     "Exact",
     "FoldBatchNorm",
     "FoldConstants",
+    "FoldFirstToken",
     "FoldPositions",
     "Lossy",
     "NoisyBias",
     "Pass",
     "PlaceQuantizers",
+    "PowerOfTwoFactors",
     "Promise",
     "QuantizeDyadic",
     "ReestimateBatchNorm",

@@ -103,11 +103,18 @@ class Refused:
 
 @dataclass
 class Context:
-    """What a pass may ask for beside the program: evidence from calibration data, the seed, a place for refusals."""
+    """What a pass may ask for beside the program: evidence from calibration data, the seed, a place for refusals.
+
+    Attributes:
+        original: the program that the pipeline began with; None outside of one.
+        progress: told of steps of work that takes long; None where nobody listens.
+    """
 
     calibrated: Evidence | None = None
     seed: int = 0
     refusals: list[Refused] = field(default_factory=list)
+    original: Program | None = None
+    progress: Progress | None = None
 
     @property
     def evidence(self) -> Evidence:
@@ -153,7 +160,7 @@ class Pass:
         return (self,)
 
     def __str__(self) -> str:
-        changed = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
+        changed = [(name, getattr(self, name)) for name, default in options_of(type(self)).items() if getattr(self, name) != default]
         options = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed)
         return f"{self.name}{{{options}}}" if options else self.name
 
@@ -162,6 +169,10 @@ Progress = Callable[[str, int, int], None]
 """Called with a label, steps done and steps in all, 0 where that is not known."""
 
 
+GIVEN = "given in Python"
+"""The key in a field's metadata that marks an option as an object, such as a function, which no text can name."""
+
+
 def options_of(kind: type[Pass]) -> dict[str, Any]:
-    """The options of a pass and their defaults, in order."""
-    return {option.name: option.default for option in fields(kind)}
+    """The options of a pass and their defaults, in order, without those that only Python can give."""
+    return {option.name: option.default for option in fields(kind) if GIVEN not in option.metadata}

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from fxpress_ir import Program, run_on_reals, text, verify
-from fxpress_ir.errors import FxpressError, PassError
+from fxpress_ir.analysis.sparsity import stored_bytes
+from fxpress_ir.errors import CalibrationError, FxpressError, PassError
 from torch import Tensor
 
 from .contract import Difference, Lossy, Pass, Promise, Refused, difference
+from .not_finite import first_not_finite
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Step:
         stage: after the pass.
         seconds: time that the pass itself took.
         weight_bytes, macs: (before, after).
+        stored_bytes: of the weights after the pass, each as it is or as bitmask and values, whichever is smaller.
         against_previous, against_input: how outputs moved on the first calibration batch; None without calibration.
         promise_held: None where nothing was compared.
         refusals: nodes that the pass left alone, and why.
@@ -38,6 +42,7 @@ class Step:
     seconds: float = 0.0
     weight_bytes: tuple[int, int] = (0, 0)
     macs: tuple[int, int] = (0, 0)
+    stored_bytes: int = 0
     against_previous: Difference | None = None
     against_input: Difference | None = None
     promise_held: bool | None = None
@@ -75,7 +80,13 @@ class Verify:
 class Size:
     """Bytes of the weights and multiply-accumulates, before and after."""
 
+    def __init__(self) -> None:
+        self._stored: int | None = None
+
     def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
+        if self._stored is None or after is not before:
+            self._stored = stored_bytes(after.tensors)
+        step.stored_bytes = self._stored
         first, second = before.cost(), after.cost()
         step.weight_bytes = (first.weight_bytes, second.weight_bytes)
         step.macs = (first.macs, second.macs)
@@ -87,6 +98,7 @@ class Compare:
     Raises:
         PassError: an `Exact` or `Close` promise was broken, or the outputs have other shapes; a missed `Lossy` floor is
             noted, not raised.
+        CalibrationError: a promise was broken in values alone that were NaN or infinite before: the data are no test of it.
     """
 
     def __init__(self, batch: tuple[Tensor, ...], original: Program) -> None:
@@ -95,7 +107,7 @@ class Compare:
 
     def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
         if after is not before:
-            outputs = run_on_reals(after, *self._batch)
+            previous, outputs = self._previous, run_on_reals(after, *self._batch)
             shapes, expected = ([list(value.shape) for value in values] for values in (outputs, self._previous))
             if shapes != expected:
                 raise PassError(f"outputs have shapes {shapes}, had {expected} before", where=done.name, way_on=_FAULT)
@@ -105,8 +117,24 @@ class Compare:
         if step.promise_held is False and not isinstance(done.promise, Lossy):
             found = step.against_previous
             assert found is not None
+            self._check_finite(done, before, previous, self._previous)
             what = f"promised {done.promise}, but outputs moved by {found.relative:.3g} of their largest value"
             raise PassError(what, where=done.name, way_on=_FAULT)
+
+    def _check_finite(self, done: Pass, before: Program, previous: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+        """NaN is compared with nothing: a promise that holds everywhere else is not the pass's to keep there."""
+        elsewhere = tuple(torch.where(old.isfinite(), new, old) for old, new in zip(previous, outputs, strict=True))
+        lost = sum(int((~value.isfinite()).sum()) for value in previous)
+        if not lost or not done.promise.held(difference(previous, elsewhere)):
+            return
+        where = first_not_finite(before, self._batch) if before.stage == "float" else None
+        node, kind = where or ("an output", "NaN")
+        what = (
+            f"before {done.name} already {lost} of {sum(value.numel() for value in previous)} output values are NaN or infinite "
+            f"on the first calibration batch, {kind} first in {node}"
+        )
+        way_on = "repair the model or take the samples out (a plain softmax of a query that sees no key gives NaN; a safe one 0)"
+        raise CalibrationError(what, where=f"{done.name}, node {node}" if where else done.name, way_on=way_on)
 
 
 class Dump:

@@ -115,7 +115,7 @@ class Pipeline:
         for position, (item, inserted) in enumerate(schedule):
             if progress is not None:
                 progress(item.name, position, len(schedule))
-            context = Context(evidence, seed)
+            context = Context(evidence, seed, original=program, progress=progress)
             step = Step(str(item), item.promise, inserted)
             start = time.perf_counter()
             try:
@@ -163,12 +163,19 @@ def _check_order(passes: Sequence[Pass]) -> None:
                 raise PipelineError(f"{late.name} comes after {item.name}", where="pipeline", way_on=f"put {late.name} first")
 
 
+_WORTH_TELLING = 0.95
+"""Of the weights' bytes: below it the report names what they take with zeros left out."""
+
+
 def _line(step: Step) -> str:
     error = "" if step.against_input is None else f", {step.against_input.sqnr:.1f} dB against the input"
     inserted = ", inserted" if step.inserted else ""
     before, after = (round(size / 1024) for size in step.weight_bytes)
     size = f"{before} -> {after} KiB" if before != after else f"{after} KiB"
     what = "done" if step.fired else "nothing to do"
+    stored = round(step.stored_bytes / 1024)
+    if stored < after * _WORTH_TELLING:
+        size += f" ({stored} KiB as bitmasks and values)"
     refused = "".join(f"\n    left alone {refusal}" for refusal in step.refusals)
     missed = "  BELOW ITS FLOOR" if step.promise_held is False else ""
     return f"{step.name}: {what}{inserted}, {step.seconds:.2f} s, {size}{error} [{step.promise}]{missed}{refused}"

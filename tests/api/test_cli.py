@@ -414,6 +414,13 @@ def test_bench_of_no_artifact_is_one_line(tmp_path: Path) -> None:
     assert fxpress("bench", str(tmp_path), "--repeats", "3").returncode == 2
 
 
+def test_bench_over_rpc_needs_a_key_and_artifacts_of_tvm(tmp_path: Path) -> None:
+    fx.lower(residual_net(), "reference", out=tmp_path / "a")
+    refused(fxpress("bench", str(tmp_path / "a"), "--rpc", "localhost:9190"), "rpc and key go together")
+    message = "contender 'a (reference)': only TVM artifacts are measured over RPC, this one is of reference"
+    refused(fxpress("bench", str(tmp_path / "a"), "--rpc", "localhost:9190", "--key", "board", "--wait", "1"), message)
+
+
 def test_bench_of_a_fixed_batch_says_so(here: Path) -> None:
     (here / "net.py").write_text(NET.replace(', {"x": {0: torch.export.Dim("batch")}}', ""))
     compressed("--pipeline", "fold-batch-norm", "--target", "onnx:float")

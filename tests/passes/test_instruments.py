@@ -11,7 +11,7 @@ import pytest
 import torch
 from float_programs import captured, sample
 from fxpress_ir import Edit, Program
-from fxpress_ir.errors import PassError
+from fxpress_ir.errors import CalibrationError, PassError
 from fxpress_passes import Close, Context, Exact, Lossy, Pass, Promise
 from fxpress_passes.contract import difference
 from fxpress_passes.instruments import Compare, Size, Step, Verify
@@ -153,3 +153,27 @@ def test_verify_leaves_alone_what_no_pass_touched() -> None:
 def test_without_calibration_a_rule_is_still_held() -> None:
     with pytest.raises(PassError, match="an fxp operator in a float program"):
         Pipeline([Replace(FAKE)]).run(_program())
+
+
+class Divided(nn.Module):
+    """0 / 0 in the second row, and x."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x / x).softmax(-1) + x
+
+
+@pytest.mark.parametrize(("factor", "error"), [(1.0, CalibrationError), (1.5, PassError)])
+def test_nan_before_a_pass_is_a_fault_of_the_data_where_all_else_holds(factor: float, error: type[Exception]) -> None:
+    """A pass that gives numbers instead of NaN; with another factor it moves the finite outputs, too."""
+    program = captured(Divided(), 2, 3)
+    item = ReplaceClosely(lambda edit, old: edit.call(_aten.nan_to_num.default, edit.call(_aten.mul.Tensor, old, factor), 0.0))
+    step, x = Step(item.name, item.promise), torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 2.0]])
+    with pytest.raises(error) as caught:
+        Compare((x,), program).look(step, item, program, item.apply(program, Context()))
+    if error is CalibrationError:
+        assert str(caught.value).startswith(
+            "replace, node div: before replace already 3 of 6 output values are NaN or infinite on the first calibration batch, "
+            "NaN first in div; repair the model or take the samples out"
+        )
+    else:
+        assert str(caught.value).endswith("; this is a fault of the pass")

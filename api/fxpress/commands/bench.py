@@ -19,9 +19,12 @@ def bench(
     repeats: Annotated[int, typer.Option(min=30, help="Timed runs an artifact.")] = 50,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each.")] = 2,
     batch: Annotated[int, typer.Option(min=1, help="Size of the first dimension, where it is dynamic.")] = 1,
+    rpc: Annotated[str | None, typer.Option(help="TVM's tracker, host:port: measure on a device there.", show_default=False)] = None,
+    key: Annotated[str | None, typer.Option(help="Of the device's servers, with --rpc.", show_default=False)] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds for a server to become free.")] = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Measure the latency of artifacts on the same drawn inputs, turn about, each in a process of its own."""
+    """Measure the latency of artifacts on the same drawn inputs, turn about: each in a process of its own, or on a device over RPC."""
     from fxpress_backends.artifact import load
     from fxpress_backends.bench import bench as measure
 
@@ -38,6 +41,9 @@ def bench(
             repeats=repeats,
             threads=threads,
             sizes=sizes,
+            rpc=rpc,
+            key=key,
+            wait=wait,
             progress=None if tell is None else lambda done, total: tell("measuring", done, total),
         )
     if as_json:

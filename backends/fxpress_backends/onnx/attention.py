@@ -36,13 +36,13 @@ def attended(walk: Walk, node: fx.Node, score: Callable[[Walk, fx.Node], ir.Valu
         score: gives clamp(rne((q k^T + bias) * b / 2**c)), u8 with 128 added.
         rescale: gives the stored result from the mean, int32 with 2**16 added.
     """
-    scored, seen = score(walk, node), _seen(walk, node)
+    scored, (seen, counted) = score(walk, node), _seen(walk, node)
     if seen is not None:
         scored = walk.op("Where", seen, scored, walk.constant(np.uint8(0)))
     named = arguments(node)
     found = exponentials(walk, node, scored, static_elements(walk, named["q"]) // walk.shape(named["q"])[-1])
-    if seen is not None:
-        found = walk.op("Where", seen, found, walk.constant(np.uint8(0)))
+    if counted is not None:
+        found = walk.op("Where", counted, found, walk.constant(np.uint8(0)))
     return rescale(walk, node, _mean(walk, node, found))
 
 
@@ -84,14 +84,23 @@ def _means(walk: Walk, node: fx.Node) -> Interval:
     return prove_mean(node, walk.intervals, walk.program.tensors).interval
 
 
-def _seen(walk: Walk, node: fx.Node) -> ir.Value | None:
-    """True where a query sees a key; None where all see all."""
+def _seen(walk: Walk, node: fx.Node) -> tuple[ir.Value | None, ir.Value | None]:
+    """True where a key keeps its score, and where it counts; None where all do."""
     named = arguments(node)
-    mask = None if named["mask"] is None else walk.value(named["mask"])
-    if not named["causal"]:
-        return mask
-    earlier = _earlier(walk, named["q"], named["k"])
-    return earlier if mask is None else walk.op("And", mask, earlier)
+    earlier = _earlier(walk, named["q"], named["k"]) if named["causal"] else None
+    if named["mask"] is None:
+        return earlier, earlier
+    mask = walk.value(named["mask"])
+    seen = mask if earlier is None else walk.op("And", mask, earlier)
+    if named["unseen"] == "zero":
+        return seen, seen
+    bytes_ = walk.op("Cast", seen, to=ir.DataType.UINT8)
+    some = walk.op("Cast", walk.op("ReduceMax", bytes_, walk.constant(np.array([-1], np.int64)), keepdims=1), to=ir.DataType.BOOL)
+    counted = walk.op("Or", seen, walk.op("Not", some))
+    if named["unseen"] == "mean":
+        return seen, counted
+    counted = counted if earlier is None else walk.op("And", counted, earlier)
+    return counted, counted
 
 
 def _earlier(walk: Walk, q: fx.Node, k: fx.Node) -> ir.Value:

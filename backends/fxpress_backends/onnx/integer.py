@@ -25,6 +25,7 @@ from .logic import LOGIC_EMITTERS
 from .movement import MOVEMENT_EMITTERS, max_of_slices
 from .narrow import signed, unsigned
 from .normalize import affine, normalize
+from .positions import positions
 from .product import matmul
 from .rotary import rotary
 from .rounding import Integers
@@ -185,6 +186,7 @@ F1 = Flavour(
         _fxp.rotary.default: rotary,
         _fxp.matmul.default: with_bias,
         _fxp.softmax.default: softmax,
+        _fxp.positions.default: positions,
         _fxp.attention.default: attention,
     },
     absorbed,

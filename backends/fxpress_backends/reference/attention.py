@@ -54,18 +54,24 @@ def softmax(x: Array, table: Array, bits: int) -> Array:
 
 def attention(
     q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, table: Array, b: int, c: int, ob: int, oc: int,
-    qmin: int, qmax: int, causal: bool, dtype: str,
+    qmin: int, qmax: int, causal: bool, dtype: str, unseen: str = "zero",
 ) -> Array:  # fmt: skip
     """For each query the mean of v under the exponentials of its scores, which count from the largest that it sees.
 
-    `mask` is true where a key is seen; it and `bias` are broadcast to the scores' shape.
+    `mask` is true where a key is seen; it and `bias` are broadcast to the scores' shape. A query that sees nothing gives 0, the mean
+    of all values, or what it would give without the mask, as `unseen` says.
     """
     sums = matmul(q, k.swapaxes(-1, -2))
     scores = _rescaled(sums if bias is None else accumulator(sums.astype(np.int64) + bias), b, c, -128, 127)
     queries, keys = np.ogrid[: q.shape[-2], : k.shape[-2]]
-    seen = np.broadcast_to((keys <= queries) if causal else np.True_, scores.shape) & (np.True_ if mask is None else mask)
+    earlier = np.broadcast_to((keys <= queries) if causal else np.True_, scores.shape)
+    seen = earlier & (np.True_ if mask is None else mask)
+    alone = ~seen.any(-1, keepdims=True)
+    if unseen == "unmasked":
+        seen = np.where(alone, earlier, seen)
+    counted = seen | (alone & (unseen == "mean"))
     largest = np.where(seen, scores, -128).max(-1, keepdims=True)
-    exponentials = np.where(seen, table.astype(np.int64)[np.where(seen, largest - scores, 0)], 0)
+    exponentials = np.where(counted, table.astype(np.int64)[np.where(seen, largest - scores, 0)], 0)
     weighted = matmul(exponentials, v).astype(np.int64)
     factor, n = _reciprocals(exponentials.sum(-1, keepdims=True))
     mean = _half_up(_half_up(weighted, np.maximum(n - 7, 0)) * factor, np.asarray(15))

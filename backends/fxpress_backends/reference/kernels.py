@@ -150,6 +150,12 @@ def insert_zeros(x: Array, stride: Sequence[int]) -> Array:
     return spread
 
 
+def positions(mask: Array, offset: int, least: int, hidden: int | None) -> Array:
+    """How many are true up to each along the last dimension, moved and bounded; a fixed number where the mask is false. int64."""
+    counts = np.maximum(mask.cumsum(-1, dtype=np.int64) + offset, least)
+    return counts if hidden is None else np.where(mask, counts, np.int64(hidden))
+
+
 def _slice(self: Array, dim: int, start: int | None, end: int | None, step: int) -> Array:
     index = [slice(None)] * self.ndim
     index[dim] = slice(start, end, step)
@@ -194,6 +200,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "fxp.matmul": matmul,
     "fxp.softmax": softmax,
     "fxp.attention": attention,
+    "fxp.positions": positions,
     "aten.flatten": _flatten,
     "aten.view": lambda self, size: self.reshape(size),
     "aten.reshape": lambda self, shape: self.reshape(shape),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fxpress_ir.errors import BackendError
 
 from fxpress_backends.contract import Refusal, Runner, Target
 
-from . import cpu, cross
+from . import cpu, cross, cuda
 
 RUNNER = Path(__file__).with_name("run.cpp")
 """Source of the program that runs a library where there is no Python."""
@@ -23,7 +24,7 @@ class TvmBackend:
     def targets(self) -> tuple[Target, ...]:
         """The cards; that of ``tvm:native`` describes this machine."""
         offered = cpu.host_features()
-        return (cpu.x86_64(), cpu.native(offered), *cross.cards(offered))
+        return (cpu.x86_64(), *cpu.levels(offered), cpu.native(offered), *cross.cards(offered), *cuda.cards())
 
     def legalize(self, program: Program, target: Target) -> tuple[Refusal, ...]:
         from .legalize import refusals
@@ -33,22 +34,40 @@ class TvmBackend:
     def lower(self, program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
         """Write the shared library; the details name it, LLVM's target, the CPU features it needs and the groups.
 
+        Kernels of ``tvm:native`` leave instructions alone that fail their self-test here; a warning and the details say so.
+
         Raises:
             BackendError: the program is refused, the target is for a kind of machine that this one cannot compile for, no
                 C compiler is found, or TVM cannot compile the floats to what PyTorch computes.
         """
-        from .legalize import broken_rules
-        from .lower import write
+        return _write(program, target, folder, None)
 
-        found = broken_rules(program, target)
-        if found:
-            raise BackendError(found[0].reason, where=f"{target.name}, {found[0].node}", way_on=found[0].way_on)
-        return write(program, target, folder)
+    def lower_tuned(self, program: Program, target: Target, folder: Path, sizes: Mapping[str, int]) -> Mapping[str, Any]:
+        """As `lower`, with the kernels that are fastest when timed now; the table is among the details, under ``tuned``.
+
+        Raises:
+            BackendError: as `lower`, and where this machine does not run the target.
+        """
+        return _write(program, target, folder, sizes)
 
     def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
         from .run import load
 
         return load(folder, manifest, options)
+
+
+def _write(program: Program, target: Target, folder: Path, tune: Mapping[str, int] | None) -> Mapping[str, Any]:
+    from .legalize import broken_rules
+    from .lower import write
+    from .selftest import proved
+
+    found = broken_rules(program, target)
+    if found:
+        raise BackendError(found[0].reason, where=f"{target.name}, {found[0].node}", way_on=found[0].way_on)
+    target, fallback = proved(target) if program.stage != "float" else (target, "")
+    if fallback:
+        warnings.warn(f"{target.name}: {fallback}", stacklevel=3)
+    return {**write(program, target, folder, tune), **({"fallback": fallback} if fallback else {})}
 
 
 TVM = TvmBackend()

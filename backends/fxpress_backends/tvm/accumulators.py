@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,20 @@ from . import pack
 from .draft import Draft
 from .nodes import addition_of, epilogue_of
 from .physical import Buffer
-from .tile import LOOP_COLUMNS, MATRIX_ROWS, NEON_REGISTERS, REGISTERS, column_tile, image_tile, matrix_tile
+from .tile import (
+    LOOP_COLUMNS,
+    MATRIX_ROWS,
+    MMA_DEPTH,
+    MMA_ROWS,
+    NEON_REGISTERS,
+    REGISTERS,
+    THREAD_REGISTERS,
+    column_tile,
+    image_tile,
+    matrix_tile,
+    warp_tile,
+)
+from .tiles import conv2d_tiles, linear_tiles
 
 Constants = dict[str, NDArray[Any]]
 Settings = dict[str, Any]
@@ -73,12 +87,12 @@ def _covered(*nodes: fx.Node | None) -> list[fx.Node]:
 
 
 def _bias(draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer, kernel: str) -> Constants:
-    """The bias with the zero point of what the kernel multiplies folded in: sdot kernels take 128 off what has no sign.
+    """The bias with the zero point of what the kernel multiplies folded in: sdot and dp4a take 128 off what has no sign.
 
     A bias that leaves 32 bits wraps, as the sums after it do, back to an accumulator that fits.
     """
     bias = arguments(node)["bias"]
-    zero = -128 if kernel.endswith("_sdot") and source.dtype == "uint8" else source.zero
+    zero = -128 if kernel.endswith(("_sdot", "_dp4a")) and source.dtype == "uint8" else source.zero
     folded = pack.folded_bias(weight, None if bias is None else draft.constant(bias), zero)
     return {"bias": pack.spread(folded, result.channels).astype(np.int32)}
 
@@ -113,9 +127,16 @@ def _no_dot_products(draft: Draft, source: Buffer) -> str:
 
 def _dot_products(draft: Draft, source: Buffer) -> tuple[str, int, str]:
     """How dot products with fixed weights are called, registers of 16 sums, and why they cannot read the source, if they cannot."""
+    if draft.words_of_threads:
+        return "dp4a", THREAD_REGISTERS, "" if source.dtype in ("int8", "uint8") else _WIDE
     if not draft.signed_dot_products:
         return "vnni", REGISTERS, _no_dot_products(draft, source)
     return "sdot", NEON_REGISTERS, "" if source.dtype in ("int8", "uint8") else _WIDE
+
+
+def emulation(draft: Draft) -> Settings:
+    """What kernels of tiles have to know: the setting ``emulated`` where tiles are C functions."""
+    return {"emulated": True} if draft.emulated_tiles or draft.emulated_threads else {}
 
 
 def _kernel(
@@ -129,14 +150,24 @@ def _kernel(
     if not slow and depthwise and dots == "vnni":
         rows, columns = column_tile(height, width, sizes["kernel"], sizes["stride"], sizes["dilation"])
         packed = pack.weights_by_column(weight, result.channels, rows, sizes["stride"][0], sizes["dilation"][0])
-        return "conv2d_depthwise", packed, {"tile": [rows, columns]}, ""
+        return "conv2d_depthwise", packed, {"tile": [rows, columns]}, "tiles would be zeros but for one input" if draft.tiles else ""
     merged = pack.merging(groups, inputs, outputs)
     if not slow and not depthwise and merged <= pack.LANES:
         dense = merged == groups
         stored_inputs, stored_outputs = (source.channels, result.channels) if dense else (inputs * merged, outputs * merged)
         packed = pack.weights_by_word(pack.block_diagonal(weight, groups, merged), result.channels, stored_inputs)
+        of_group = {} if dense else {"group_inputs": stored_inputs, "group_outputs": stored_outputs}
+        tiled, run, small = conv2d_tiles(source, result, sizes, stored_inputs, stored_outputs)
+        if draft.tiles and not small:
+            return "conv2d_amx", pack.weights_by_tile(packed, run), {**tiled, **of_group, **emulation(draft)}, ""
         tile = {"tile": list(image_tile(height, width, stored_outputs // pack.LANES, available))}
-        return f"conv2d_{dots}", packed, tile if dense else {**tile, "group_inputs": stored_inputs, "group_outputs": stored_outputs}, ""
+        if dots == "dp4a":
+            packed = packed.view(np.int32)
+            run_words = stored_inputs // pack.WORD * (sizes["kernel"][1] if sizes["dilation"][1] == 1 else 1)
+            warp = warp_tile(height * width, result.channels) if dense and draft.tensor_cores and run_words % MMA_DEPTH == 0 else None
+            if warp is not None:
+                return "conv2d_mma", packed, {"tile": list(warp), **emulation(draft)}, ""
+        return f"conv2d_{dots}", packed, {**tile, **of_group}, small if draft.tiles else ""
     settings = {"group_inputs": inputs, "group_outputs": outputs, "columns": min(width, LOOP_COLUMNS)}
     why = slow or f"{groups} groups of {inputs} inputs and {outputs} outputs"
     return "conv2d_loops", pack.weights_by_lane(weight, result.channels), settings, why
@@ -148,11 +179,27 @@ def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     weight = draft.constant(arguments(node)["weight"])
     tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
     settings |= floats_are_exact(draft, requantize, draft.interval(node))
+    packed: NDArray[Any]
     dots, available, slow = _dot_products(draft, source)
     if not slow:
-        kernel = f"linear_{dots}"
-        settings["tile"] = list(matrix_tile(result.channels // pack.LANES, available))
         packed = pack.weights_by_word(weight[..., None, None], result.channels, source.channels)
+        tiled, small = linear_tiles(source, result)
+        if draft.tiles and not small:
+            kernel, packed = "linear_amx", pack.weights_by_tile(packed, source.channels // pack.WORD)
+            settings |= {**tiled, **emulation(draft)}
+        else:
+            kernel, slow = f"linear_{dots}", small if draft.tiles else ""
+            settings["tile"] = list(matrix_tile(result.channels // pack.LANES, available))
+        if dots == "dp4a":
+            packed = packed.view(np.int32)
+            rows = prod(size if isinstance(size, int) else MMA_ROWS for size in result.outer)
+            warp = warp_tile(rows, result.channels) if draft.tensor_cores and source.channels // pack.WORD % MMA_DEPTH == 0 else None
+            if warp is not None:
+                kernel = "linear_mma"
+                settings |= {"tile": list(warp), **emulation(draft)}
+    elif source.dtype == "int16" and draft.dot_products:
+        kernel, packed = "linear_pairs", pack.weights_by_pair(weight[..., None, None], result.channels, source.channels)
+        settings["tile"] = list(matrix_tile(result.channels // pack.LANES, available))
     else:
         kernel = "linear_loops"
         packed = pack.weights_by_lane(weight[..., None, None], result.channels)
@@ -180,8 +227,8 @@ def _matmul(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     tables, settings = epilogue(draft, requantize, draft.interval(node), pack.columns(result))
     x, y = (draft.in_rows(named[operand]) for operand in ("x", "y"))
     slow = _no_dot_products(draft, x) or ("" if y.zero else "its second operand has no sign")
-    kernel = "matmul_loops" if slow else "matmul_vnni"
-    draft.emit(kernel, [x, y], result, _covered(node, requantize), {**settings, "tile": MATRIX_ROWS}, tables, slow)
+    kernel, why = ("matmul_loops", slow) if slow else ("matmul_vnni", "tiles take fixed weights" if draft.tiles else "")
+    draft.emit(kernel, [x, y], result, _covered(node, requantize), {**settings, "tile": MATRIX_ROWS}, tables, why)
 
 
 _ACCUMULATING: dict[Any, Callable[[Draft, fx.Node, fx.Node | None], None]] = {
@@ -204,13 +251,15 @@ def finish(draft: Draft, requantize: fx.Node) -> bool:
     x = arguments(requantize)["x"]
     if x.target not in _ACCUMULATING or epilogue_of(x, draft.is_image(x)) is not requantize:
         return False
-    if addition_of(requantize) is None:
+    if not draft.fuses_additions or addition_of(requantize) is None:
         _ACCUMULATING[x.target](draft, x, requantize)
     return True
 
 
 def finish_sum(draft: Draft, addition: fx.Node) -> bool:
     """Emit the convolution that an addition belongs to; False where there is none."""
+    if not draft.fuses_additions:
+        return False
     for summand in (arguments(addition)["x"], arguments(addition)["y"]):
         if addition_of(summand) is addition:
             _conv2d(draft, arguments(summand)["x"], summand, addition)

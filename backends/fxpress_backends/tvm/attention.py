@@ -10,12 +10,14 @@ from fxpress_ir.dyadic import saturation_bounds
 from fxpress_ir.ops import KEPT_BITS, LEAST_SCORE, RECIPROCAL_TABLE, Interval, arguments, prove_mean, prove_scores
 from torch import fx
 
-from .accumulators import Constants
+from .accumulators import Constants, emulation
 from .draft import Draft
 from .heads import joined, split
+from .pack import WORD
 from .physical import Buffer
+from .tiles import ROWS, too_small
 
-_TILES = {"attention_vnni": 12, "attention_loops": 4}
+_TILES = {"attention_amx": ROWS, "attention_vnni": 12, "attention_loops": 4, "attention_threads": 1}
 """Queries that share a load of keys or of values: dot products need as many sums as hide their latency, loops four registers a sum."""
 _MANY_TASKS = 16
 _MANY_QUERIES = 48
@@ -35,8 +37,7 @@ def attention(draft: Draft, node: fx.Node) -> None:
     heads = [split(draft, named[name]) for name in ("q", "k", "v")]
     present = [name for name in ("mask", "bias") if named[name] is not None]
     operands = [*(operand.held for operand in heads), *(draft.in_rows(named[name]) for name in present)]
-    why = _slow(draft, heads[1].buffer)
-    kernel = "attention_loops" if why else "attention_vnni"
+    kernel, why = _kernel(draft, heads[0].buffer, heads[1].buffer)
     scores = prove_scores(node, draft.intervals).interval
     mean = prove_mean(node, draft.intervals, draft.program.tensors).interval
     settings: dict[str, Any] = {
@@ -44,16 +45,30 @@ def attention(draft: Draft, node: fx.Node) -> None:
         "result": _rescaling(mean, named["ob"], named["oc"], named["qmin"], named["qmax"]),
         **{name: name in present for name in ("mask", "bias")},
         "causal": named["causal"],
+        "unseen": named["unseen"] if "mask" in present else "zero",
         "kept": KEPT_BITS,
         "tile": _TILES[kernel],
-        "parts": _parts(heads[0].buffer),
+        "parts": _queries(heads[0].buffer) if kernel == "attention_threads" else _parts(heads[0].buffer),
         "heads": [operand.setting for operand in (*heads, result)],
+        **(emulation(draft) if kernel == "attention_amx" else {}),
     }
     moves = [step for operand in heads for step in operand.nodes]
 
     tables: Constants = {"table": draft.constant(named["table"]).astype(np.uint8), "seeds": np.array(RECIPROCAL_TABLE, np.int32)}
     covered = [*draft.uncovered(moves, node), *nodes[1:]]
     draft.emit(kernel, operands, result.held, covered, settings, tables, why, owner=node)
+
+
+def _kernel(draft: Draft, queries: Buffer, keys: Buffer) -> tuple[str, str]:
+    """The kernel's name, and why it is no faster one."""
+    if draft.words_of_threads:
+        return "attention_threads", ""
+    slow = _slow(draft, keys)
+    if slow or not draft.tiles:
+        return ("attention_loops", slow) if slow else ("attention_vnni", "")
+    count, depth = queries.outer[-1], keys.logical_channels
+    small = too_small(count if isinstance(count, int) else ROWS, -(-depth // WORD))
+    return ("attention_vnni", small) if small else ("attention_amx", "")
 
 
 def _slow(draft: Draft, keys: Buffer) -> str:
@@ -69,6 +84,12 @@ def _rescaling(x: Interval, b: int, c: int, qmin: int, qmax: int) -> dict[str, A
     if int(x.magnitude) * b + (1 << c) >= 1 << 31:
         settings["bounds"] = [int(bound[0]) for bound in saturation_bounds(np.array([b]), c, qmin, qmax)]
     return settings
+
+
+def _queries(q: Buffer) -> int:
+    """How many tasks of one query a head has; 64 of some where their number is symbolic."""
+    count = q.outer[-1]
+    return count if isinstance(count, int) else 64
 
 
 def _parts(q: Buffer) -> int:

@@ -17,8 +17,12 @@ from .cross import AARCH64, DOTPROD, MACHINES
 
 VNNI = "avx512-vnni"
 VBMI = "avx512-vbmi"
+AMX = "amx-int8"
+EMULATED_AMX = "amx-int8-emulated"
+"""In place of `AMX`: C functions of the same meaning, on a CPU without tiles, to prove kernels with; `emulated_amx` alone has it."""
 _BASELINE = "x86-64"
 _STAGES = ("float", "mixed", "integer")
+_SHIFTED = "u8+128"
 LEVELS = {
     # x86-64 psABI, table 3.1, in the names of Linux
     "x86-64-v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
@@ -26,9 +30,12 @@ LEVELS = {
     "x86-64-v4": "avx512bw avx512cd avx512dq avx512f avx512vl",
     VNNI: "avx512_vnni",
     VBMI: "avx512vbmi",
+    AMX: "amx_tile amx_int8",
 }
 """What each level adds to the one before it."""
-_ATTRIBUTES = {VNNI: "+avx512vnni", VBMI: "+avx512vbmi"}
+TESTED = frozenset({VNNI, VBMI, AMX})
+"""Levels that kernels call by instruction, and that are held to a self-test before they are used."""
+_ATTRIBUTES = {VNNI: "+avx512vnni", VBMI: "+avx512vbmi", AMX: "+amx-int8"}
 """LLVM's names for what is no part of a numbered level."""
 
 
@@ -60,10 +67,37 @@ def x86_64() -> Target:
     return Target("tvm:x86-64", "any x86-64 CPU, plain loops", _STAGES, features=(_BASELINE,), runs_here=_BASELINE in host_features())
 
 
+def levels(offered: tuple[str, ...]) -> tuple[Target, ...]:
+    """The fixed levels above the baseline, as seen from the CPU that offers these features: what is lowered on one runs on any other.
+
+    A CPU below a level lowers integer programs for it alone: floats are compared with PyTorch's by running them.
+    """
+    return (
+        _level("tvm:x86-64-vnni", "x86-64 with AVX512-VNNI dot products", VNNI, offered),
+        _level("tvm:x86-64-amx", "x86-64 with AMX tiles of bytes; proved in emulation, was never timed", AMX, offered),
+    )
+
+
+def _level(name: str, description: str, last: str, offered: tuple[str, ...]) -> Target:
+    features = (_BASELINE, *LEVELS)[: list(LEVELS).index(last) + 2]
+    here = set(features) <= set(offered)
+    return Target(name, description, _STAGES if here else ("integer",), storage=_SHIFTED, features=features, runs_here=here)
+
+
+def emulated_amx(offered: tuple[str, ...]) -> Target:
+    """Kernels of AMX tiles on a CPU without them, for tests: slow, in no table of targets, never native."""
+    below = (_BASELINE, *LEVELS)[: list(LEVELS).index(AMX) + 1]
+    here = set(below) <= set(offered)
+    name, features = "tvm:x86-64-amx-emulated", (*below, EMULATED_AMX)
+    return Target(name, "AMX tiles in C, for tests", ("integer",), storage=_SHIFTED, features=features, runs_here=here)
+
+
 def native(offered: tuple[str, ...]) -> Target:
-    """The CPU that offers these features: VNNI dot products over u8 where it has them, else plain loops over s8."""
+    """The CPU that offers these features: AMX tiles or VNNI dot products over u8 where it has them, else plain loops over s8."""
+    if AMX in offered:
+        return Target("tvm:native", "this CPU, AMX tiles", _STAGES, storage=_SHIFTED, features=offered)
     if VNNI in offered:
-        return Target("tvm:native", "this CPU, AVX512-VNNI dot products", _STAGES, storage="u8+128", features=offered)
+        return Target("tvm:native", "this CPU, AVX512-VNNI dot products", _STAGES, storage=_SHIFTED, features=offered)
     if DOTPROD in offered:
         return Target("tvm:native", "this CPU, dot products of s8", _STAGES, features=offered)
     return Target("tvm:native", "this CPU, plain loops", _STAGES, storage="s8", features=offered)

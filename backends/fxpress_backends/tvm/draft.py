@@ -16,8 +16,9 @@ from torch import fx
 from fxpress_backends.contract import Target
 from fxpress_backends.reexport import is_size
 
-from .cpu import VBMI, VNNI
+from .cpu import AMX, EMULATED_AMX, VBMI, VNNI
 from .cross import DOTPROD
+from .cuda import CUDA, EMULATED, has_tensor_cores
 from .gather import Gather, separated, taken, whole
 from .islands import Island
 from .layout import Layout
@@ -32,11 +33,17 @@ _fxp = torch.ops.fxp
 class Draft(Layout):
     """Buffers, groups and constants so far; `plan` freezes them."""
 
-    def __init__(self, program: Program, target: Target) -> None:
+    def __init__(self, program: Program, target: Target, *, fuses_additions: bool = True) -> None:
         super().__init__(program, target)
+        self.fuses_additions = fuses_additions
         self.dot_products = VNNI in target.features
         self.signed_dot_products = DOTPROD in target.features
+        self.words_of_threads = CUDA in target.features or EMULATED in target.features
+        self.tensor_cores = has_tensor_cores(target)
+        self.emulated_threads = EMULATED in target.features
         self.byte_permutes = VBMI in target.features
+        self.emulated_tiles = EMULATED_AMX in target.features
+        self.tiles = AMX in target.features or self.emulated_tiles
         self.intervals = integer_ranges(program.graph, program.tensors).intervals
         self._values: dict[fx.Node, str] = {}
         self._rows: dict[fx.Node, str] = {}

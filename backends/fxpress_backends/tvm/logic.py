@@ -1,4 +1,4 @@
-"""comparisons with numbers, and, or, not ==> groups whose kernels read integers and write bytes that are 0 or 1."""
+"""comparisons with numbers, and, or, not ==> groups whose kernels read integers and write bytes that are 0 or 1; counts of these."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ _KERNELS: dict[Any, str] = {
     _aten.logical_or.default: "logical_or",
     _aten.logical_not.default: "logical_not",
 }
+
+
+def positions(draft: Draft, node: fx.Node) -> None:
+    """Counts of true values along rows."""
+    named = arguments(node)
+    settings = {name: named[name] for name in ("offset", "least", "hidden")}
+    draft.emit("positions", [draft.in_rows(named["mask"])], draft.rows_like(draft.stored(node)), [node], settings)
 
 
 def logic(draft: Draft, node: fx.Node) -> None:

@@ -18,14 +18,17 @@ from tvm.support import cc
 from fxpress_backends.contract import Target
 
 from .check import check
-from .cpu import host_features, llvm_target
+from .cpu import EMULATED_AMX, host_features, llvm_target
 from .cross import MACHINES
+from .cuda import architecture, compiler_target, source_of
 from .float_ import blamed_on, imported, kernels
 from .islands import ENTRY, float_parts
 from .kernels import prim_func
+from .nvrtc import cubin
 from .physical import FUNCTION, RESULT, Buffer, Plan
 from .plan import plan
 from .sizes import dimensions, value
+from .tune import tuned
 
 
 def module_of(plan: Plan, islands: Any = None) -> Any:
@@ -88,36 +91,50 @@ _LOWERING = (
 )
 """What TVM's own CPU pipeline does after operators have become kernels; ours are kernels from the start."""
 
+_KEPT_WHOLE = ["s_tir.CompactBufferAllocation"]
+"""It cuts buffers to what it sees read and written; of a tile, of which kernels give the address, it sees one element."""
+
 _LINKING = ("-Wl,--build-id=none", "-s")
 """No build id and no debug sections: they differ from one lowering of a program to the next."""
 
 
+_EMULATION = ("-O2", str(Path(__file__).with_name("amx_emulated.cpp")))
+"""What the linker compiles beside the library where tiles are emulated."""
+
 _UNCHECKED = "linked for another kind of machine, not opened here: no bits were compared"
 
 
-def write(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
+def write(program: Program, target: Target, folder: Path, tune: Mapping[str, int] | None = None) -> Mapping[str, Any]:
     """Compile a program into ``folder/model-<hash of its bytes>.so``; returns the manifest's details.
 
     The name holds the hash because the system's loader takes two libraries of one path for the same: an artifact that is
     replaced while the old one is loaded would go on running the old one.
 
-    A library for another kind of machine is linked, not opened; ``unchecked`` in the details says so.
+    With `tune`, sizes of dynamic dimensions, the kernels are those that are fastest there when timed now (`tuned`); the bytes are
+    then no function of the program alone.
+
+    A library for another kind of machine, or a CPU that offers more, is linked, not opened; ``unchecked`` in the details says so.
 
     Raises:
         BackendError: the target is a kind of machine that this one cannot compile for, no C compiler is found to link the
             library, or TVM cannot compile the program's floats to what PyTorch computes.
     """
-    opens, linker = target.features[0] in host_features(), _linker(target)
+    gpu, linker = architecture(target), _linker(target)
+    opens = target.runs_here and gpu is None
     settings, parts = llvm_target(target), float_parts(program)
-    compiled_for = tvm.target.Target(settings)
-    planned = None if program.stage == "float" else plan(program, target)
-    with blamed_on(parts):
+    compiled_for = tvm.target.Target(settings) if gpu is None else compiler_target(gpu, settings)
+    planned, record = (None if program.stage == "float" else plan(program, target)), None
+    if tune is not None:
+        planned, record = tuned(program, target, tune)
+    with blamed_on(parts), tvm.transform.PassContext(disabled_pass=_KEPT_WHOLE):
         module = kernels({name: imported(part) for name, part in parts.items()}, compiled_for) if parts else None
         module = module if planned is None else module_of(planned, module)
         executable = relax.build(module, compiled_for, relax_pipeline=tvm.transform.Sequential(list(_LOWERING)))
     with tempfile.TemporaryDirectory(dir=folder) as workshop:
         linked = Path(workshop) / "model.so"
-        executable.export_library(str(linked), fcompile=cc.cross_compiler(linker), options=list(_LINKING))
+        executable.export_library(
+            str(linked), fcompile=cc.cross_compiler(linker), options=[*_LINKING, *(_EMULATION if EMULATED_AMX in target.features else ())]
+        )
         if opens:
             check(program, parts, linked)
         library = f"model-{hashlib.sha256(linked.read_bytes()).hexdigest()[:16]}.so"
@@ -125,7 +142,19 @@ def write(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
     groups = () if planned is None else planned.groups
     calls = [{"kernel": group.kernel, "nodes": list(group.nodes), "why": group.why} for group in groups if group.kernel != RESULT]
     details = {"library": library, "llvm_target": settings, "features": list(target.features), "groups": calls}
+    if record is not None:
+        details["tuned"] = record
+    if gpu is not None:
+        details |= _write_cubin(source_of(executable), gpu, folder)
     return details if opens else {**details, "unchecked": _UNCHECKED}
+
+
+def _write_cubin(source: str, gpu: str, folder: Path) -> Mapping[str, Any]:
+    """Compile what TVM would compile only where the library is loaded; returns what finds it there."""
+    code = cubin(source, gpu)
+    name = f"kernels-{hashlib.sha256(code).hexdigest()[:16]}.cubin"
+    (folder / name).write_bytes(code)
+    return {"cubin": name, "cuda_source_sha256": hashlib.sha256(source.encode()).hexdigest()}
 
 
 def _linker(target: Target) -> str:

@@ -13,7 +13,7 @@ IMAGE_OPERATORS = frozenset(
 )
 """Their kernels read and write images, whose channels lie innermost."""
 ROW_OPERATORS = LOOKUP_OPERATORS | {
-    operator.default for operator in (_fxp.linear, _fxp.matmul, _fxp.softmax, _fxp.attention, _fxp.normalize, _fxp.rotary)
+    operator.default for operator in (_fxp.linear, _fxp.matmul, _fxp.softmax, _fxp.attention, _fxp.normalize, _fxp.rotary, _fxp.positions)
 }
 """Their kernels read and write rows; what lies otherwise is copied before and after."""
 

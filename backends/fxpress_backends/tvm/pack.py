@@ -17,6 +17,8 @@ LANES = 16
 """Output channels that one vector holds: 16 int32 in 512 bits."""
 WORD = 4
 """Input channels, or rows, that one VNNI dot product sums: four bytes of a 32-bit lane."""
+PAIR = 2
+"""The same of 16 bits."""
 BYTES = LANES * WORD
 """Bytes of a vector."""
 
@@ -50,6 +52,26 @@ def weights_by_word(weight: NDArray[Any], channels: int, stored_inputs: int) -> 
     by_lane = weights_by_lane(filled, channels)
     words = by_lane.reshape(by_lane.shape[0], -1, WORD, LANES).transpose(0, 1, 3, 2)
     return np.ascontiguousarray(words.reshape(by_lane.shape[0], -1, BYTES))
+
+
+def weights_by_pair(weight: NDArray[Any], channels: int, stored_inputs: int) -> NDArray[np.int16]:
+    """[oc, ic, 1, 1] ==> [oc / 16, ic' / 2, 32]: 16 lanes of 2 input channels in 16 bits, ic filled up to ic' with zeros."""
+    words = weights_by_word(weight, channels, stored_inputs).reshape(channels // LANES, -1, LANES, WORD // PAIR, PAIR)
+    return np.ascontiguousarray(words.transpose(0, 1, 3, 2, 4).reshape(channels // LANES, -1, LANES * PAIR).astype(np.int16))
+
+
+def weights_by_tile(words: NDArray[np.int8], run: int) -> NDArray[np.int8]:
+    """[oc / 16, runs * run, 64] ==> [oc / 16, runs * tiles, rows * 64]: up to 16 words of each run, as AMX multiplies them at once.
+
+    The last tile of a run is moved back inside it; what it repeats is zeros.
+    """
+    rows = min(run, LANES)
+    runs = words.reshape(len(words), -1, run, BYTES)
+    tiles = np.zeros((*runs.shape[:2], -(-run // rows), rows, BYTES), np.int8)
+    for number in range(tiles.shape[2]):
+        repeated = max(0, (number + 1) * rows - run)
+        tiles[:, :, number, repeated:] = runs[:, :, number * rows : (number + 1) * rows]
+    return tiles.reshape(len(words), -1, rows * BYTES)
 
 
 def merging(groups: int, inputs: int, outputs: int) -> int:

@@ -16,9 +16,13 @@ from .physical import Plan
 from .rules import RULES
 
 
-def plan(program: Program, target: Target) -> Plan:
-    """The physical plan of a program that `legalize` has nothing against; a function of its arguments alone."""
-    draft = Draft(program, target)
+def plan(program: Program, target: Target, *, fuses_additions: bool = True) -> Plan:
+    """The physical plan of a program that `legalize` has nothing against; a function of its arguments alone.
+
+    Args:
+        fuses_additions: an addition runs in the registers of the convolution that it alone reads.
+    """
+    draft = Draft(program, target, fuses_additions=fuses_additions)
     for step in steps(program):
         if isinstance(step, Island):
             draft.call(step)

@@ -12,6 +12,7 @@ from . import moves, pack
 from .accumulators import accumulate, epilogue, finish, finish_sum, window
 from .attention import attention, softmax
 from .draft import Draft
+from .logic import positions
 from .normalize import finish_row, map_of, normalize
 from .rotary import rotary
 
@@ -117,5 +118,6 @@ RULES: dict[str, Rule] = {
     "softmax": softmax,
     "attention": attention,
     "rotary": rotary,
+    "positions": positions,
 }
 """The planner's rule for each row of the operator table."""

@@ -14,6 +14,11 @@
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cctype>
 #include <cstdint>
@@ -235,11 +240,20 @@ bool Same(const ffi::Tensor& found, const ffi::Tensor& wanted) {
 
 }  // namespace
 
+// Linux gives a process AMX's tiles where it asks for them; a CPU without them says no, and runs no library that uses them.
+void AskForTiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  const long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  syscall(SYS_arch_prctl, kRequestPermission, kTileData);
+#endif
+}
+
 int main(int argc, char** argv) {
   if (argc != 3 && argc != 4) {
     std::cerr << "usage: run LIBRARY TENSORS [RESULTS]" << std::endl;
     return 2;
   }
+  AskForTiles();
   std::string at = argv[2];
   try {
     auto tensors = ReadFile(at);

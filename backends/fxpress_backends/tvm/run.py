@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from tvm import relax
 
 from fxpress_backends.contract import Arrays
 
-from .cpu import host_features
+from .cpu import AMX, EMULATED_AMX, TESTED, host_features
 from .cross import MACHINES
+from .cuda import CUDA, EMULATED, check_device, offer
 from .islands import ENTRY
 
 POOL_SIZE = "TVM_NUM_THREADS"
@@ -28,29 +31,30 @@ class TvmRunner:
     Args:
         library: the payload.
         threads: how many run each kernel.
+        gpu: kernels run on the first CUDA device; inputs and outputs are copied there and back.
 
     Raises:
         BackendError: the library does not load, or the pool of threads is already running with fewer.
     """
 
-    def __init__(self, library: Path, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, library: Path, threads: int, gpu: bool = False) -> None:
+        self._threads, self._device = threads, tvm.runtime.device(CUDA if gpu else "cpu", 0)
         claim_threads(threads)
         try:
-            self._main = machine(library)[ENTRY]
+            self._main = machine(library, self._device)[ENTRY]
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"TVM cannot load {library.name}: {error}", way_on="lower the program again") from error
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
         """Execute once."""
         claim_threads(self._threads)
-        return tuple(output.numpy() for output in self._main(*(tvm.runtime.tensor(value) for value in inputs)))
+        return tuple(output.numpy() for output in self._main(*(tvm.runtime.tensor(value, self._device) for value in inputs)))
 
 
-def machine(library: Path) -> Any:
-    """The functions of a library by name; each takes TVM's tensors."""
+def machine(library: Path, device: Any = None) -> Any:
+    """The functions of a library by name; each takes TVM's tensors on the device, this CPU where none is named."""
     os.environ.setdefault(POOL_SIZE, str(logical_cpus()))
-    return relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    return relax.VirtualMachine(tvm.runtime.load_module(str(library)), device or tvm.cpu())
 
 
 def logical_cpus() -> int:
@@ -76,6 +80,36 @@ def claim_threads(threads: int) -> None:
         raise BackendError(f"TVM's pool has {count()} threads, not {threads}", way_on=way_on)
 
 
+_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+"""Linux on x86-64: the system call's number, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA."""
+
+
+@cache
+def ask_for_tiles() -> None:
+    """Have the kernel give this process, threads to come included, AMX's tile registers; asked once.
+
+    Raises:
+        BackendError: it does not.
+    """
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) != 0:
+        why = os.strerror(ctypes.get_errno())
+        raise BackendError(f"the kernel gives this process no AMX tiles: {why}", way_on="take tvm:x86-64-vnni, or Linux 5.16 or newer")
+
+
+def check_instructions(wanted: Sequence[str], where: str) -> None:
+    """Hold what kernels count on to its self-test, once a process.
+
+    Raises:
+        BackendError: an instruction set that the library uses gives wrong integers on this CPU.
+    """
+    from .selftest import exact_features
+
+    exact, message = exact_features() if set(wanted) & TESTED else ((), "")
+    if message and not set(wanted) & set(host_features()) <= set(exact):
+        raise BackendError(message.partition(":")[0], where=where, way_on="lower to tvm:native here, which does without it")
+
+
 def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> TvmRunner:
     """Open the library that the manifest names; the only option is ``threads`` (default: every CPU that the process may use).
 
@@ -97,7 +131,14 @@ def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) 
     if kind != here:
         way_on = "copy the folder to a machine of that kind and run it there, docs/edge.md says how"
         raise BackendError(f"its library is for {kind}, this machine is {here}", where=where, way_on=way_on)
-    missing = [feature for feature in wanted if feature not in host_features()]
+    gpu = CUDA in wanted
+    if gpu:
+        check_device(wanted, where)
+        offer(folder / Path(manifest["details"]["cubin"]).name, manifest["details"]["cuda_source_sha256"])
+    missing = [feature for feature in wanted[: 1 if gpu else None] if feature not in (*host_features(), EMULATED_AMX, EMULATED)]
     if missing:
         raise BackendError(f"this CPU has no {missing[0]}", where=where, way_on=f"take tvm:{here}, or lower to tvm:native here")
-    return TvmRunner(folder / Path(manifest["details"]["library"]).name, threads)
+    check_instructions(wanted, where)
+    if AMX in wanted:
+        ask_for_tiles()
+    return TvmRunner(folder / Path(manifest["details"]["library"]).name, threads, gpu)

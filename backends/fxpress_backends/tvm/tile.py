@@ -13,11 +13,20 @@ REGISTERS = 32
 NEON_REGISTERS = 8
 """Fours of the 32 registers of NEON: sums and weights of 16 channels take four."""
 
+THREAD_REGISTERS = 16
+"""Of a CUDA thread's 255, so that small batches still give every multiprocessor threads, and each keeps several sums going."""
+
+MMA_ROWS, MMA_DEPTH = 16, 8
+"""Rows, and words of depth, of one instruction of CUDA's tensor cores."""
+
 COLUMN_SUMS = 14
 """Sums of a depthwise tile; half of the registers are left to weights and interleaved rows."""
 
 MATRIX_ROWS = 8
 """Rows that share a load of a computed matrix: 8 sums hide most of a dot product's latency."""
+
+ALTERNATIVES = 6
+"""Tiles of an image that are worth a measurement."""
 
 LOOP_COLUMNS = 4
 """Pixels that share one load of weights in the plain loops; from two on the gain is the same on 16 registers and on 32."""
@@ -33,7 +42,12 @@ def _cycles(pixels: int, vectors: int) -> int:
 
 
 def image_tile(height: int, width: int, vectors: int, available: int = REGISTERS) -> tuple[int, int, int]:
-    """(rows, columns, vectors) of the tile that covers height x width pixels of `vectors` channel vectors soonest.
+    """The first of `image_tiles`."""
+    return image_tiles(height, width, vectors, available)[0]
+
+
+def image_tiles(height: int, width: int, vectors: int, available: int = REGISTERS) -> list[tuple[int, int, int]]:
+    """(rows, columns, vectors) of the tiles that cover height x width pixels of `vectors` channel vectors soonest.
 
     Tiles at the far edges are moved back inside, so what they compute twice is counted as waste. Of equally fast tiles
     the one with the fewest steps is taken, then the one with the fewest rows.
@@ -46,7 +60,14 @@ def image_tile(height: int, width: int, vectors: int, available: int = REGISTERS
 
     sizes = product(range(1, min(height, 4) + 1), range(1, min(width, REGISTERS) + 1), (1, 2, 3, 4))
     fitting = [tile for tile in sizes if vectors % tile[2] == 0 and registers(tile[0] * tile[1], tile[2]) <= available]
-    return min(fitting, key=cost)
+    return sorted(fitting, key=cost)[:ALTERNATIVES]
+
+
+def warp_tile(rows: int, channels: int) -> tuple[int, int] | None:
+    """(16s of rows, 8s of channels) that a warp multiplies at a time, for `rows` rows an image; None where they do not fill 16."""
+    if rows < MMA_ROWS:
+        return None
+    return (2 if rows >= 4 * MMA_ROWS else 1), (4 if channels % 32 == 0 else 2)
 
 
 def column_tile(height: int, width: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
@@ -69,6 +90,11 @@ def column_tile(height: int, width: int, kernel: Sequence[int], stride: Sequence
 
 
 def matrix_tile(vectors: int, available: int = REGISTERS) -> tuple[int, int]:
-    """(rows, vectors) of the tile for a matrix product: the most vectors that divide evenly and leave 4 rows, then the most rows."""
-    wide = next(count for count in (4, 3, 2, 1) if vectors % count == 0 and registers(4, count) <= available)
-    return next(rows for rows in range(14, 0, -1) if registers(rows, wide) <= available), wide
+    """The first of `matrix_tiles`."""
+    return matrix_tiles(vectors, available)[0]
+
+
+def matrix_tiles(vectors: int, available: int = REGISTERS) -> list[tuple[int, int]]:
+    """(rows, vectors) of tiles for a matrix product: the most vectors that divide evenly and leave 4 rows, then the most rows."""
+    fitting = [wide for wide in (4, 3, 2, 1) if vectors % wide == 0 and registers(4, wide) <= available]
+    return [(next(rows for rows in range(14, 0, -1) if registers(rows, wide) <= available), wide) for wide in fitting]

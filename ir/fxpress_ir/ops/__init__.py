@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from . import attention, border, linear, matmul, move, normalize, pool, product, requantize, rotary, softmax, table
-from .attention import KEPT_BITS, LEAST_SCORE, prove_mean, prove_scores
+from . import attention, border, linear, matmul, move, normalize, pool, positions, product, requantize, rotary, softmax, table
+from .attention import KEPT_BITS, LEAST_SCORE, UNSEEN_ROWS, prove_mean, prove_scores
 from .border import quantize_channels
 from .library import Fact, Interval, Operator, Proof, arguments, constant
 from .reciprocal import RECIPROCAL_TABLE
@@ -40,6 +40,7 @@ OPERATORS: dict[Any, Operator] = {
         matmul.matmul,
         softmax.softmax,
         attention.attention,
+        positions.positions,
     )
 }
 """Every operator of the ``fxp`` namespace, by its overload."""
@@ -89,6 +90,7 @@ __all__ = [
     "OPERATORS",
     "SHAPE_OPERATORS",
     "SIZE_OPERATORS",
+    "UNSEEN_ROWS",
     "Fact",
     "Interval",
     "KNOTS",

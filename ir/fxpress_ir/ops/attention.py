@@ -3,7 +3,10 @@
 For each query, over its keys j: ``s_j = clamp(rne((q k_j + bias_j) * b / 2**c), -128, 127)``, -128 where the key is not seen;
 ``E_j = table[max s - s_j]``, 0 where it is not seen, the table being rn(255 * exp(-s * d)); ``O = sum E_j v_j``, ``S = sum E_j``,
 (R, n) the reciprocal of S; ``o = (rs(O, n - 7) * R + 2**14) >> 15`` with rs(x, e) = (x + 2**(e - 1)) >> e for e > 0 and x for
-e <= 0: 2**8 * O / S; and ``y = clamp(rne(o * ob / 2**oc), qmin, qmax)``. A query that sees nothing has O = 0.
+e <= 0: 2**8 * O / S; and ``y = clamp(rne(o * ob / 2**oc), qmin, qmax)``.
+
+What a query of which mask and causal order leave no key gives is the text ``unseen``: ``zero``: O = 0; ``mean``: E_j = table[0] for
+every key, the later ones too; ``unmasked``: what it would give without the mask, in causal order if that is asked for.
 
 |o - 2**8 * O / S| <= 3/2 + 2**-7 * |O / S|: the rounding of O counts 1, that of o 1/2, the reciprocal a share of 2**-15.
 """
@@ -29,6 +32,9 @@ LEAST_SCORE = -128
 KEPT_BITS = 7
 """A sum of exponentials is at least 2**7: that of the largest score is. Of the weighted sum as many bits more than v's are kept."""
 
+UNSEEN_ROWS = ("zero", "mean", "unmasked")
+"""What a query that sees nothing may give."""
+
 _FRACTION = 8
 """The normalised sum counts 2**-8 of v's step."""
 
@@ -40,17 +46,17 @@ def _rescaled(x: Tensor, b: int, c: int, qmin: int, qmax: int, dtype: torch.dtyp
 
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, table: Tensor, b: int, c: int, ob: int, oc: int,
-    qmin: int, qmax: int, causal: bool, dtype: torch.dtype,
+    qmin: int, qmax: int, causal: bool, dtype: torch.dtype, unseen: str = "zero",
 ) -> Tensor:  # fmt: skip
     """Products through float64: exact in any order because the verifier bounds every partial sum below 2**31 < 2**53."""
     sums = torch.matmul(q.double(), k.double().transpose(-2, -1)).to(torch.int32)
     scores = _rescaled(sums if bias is None else sums + bias, b, c, LEAST_SCORE, 127, torch.int8).to(torch.int32)
-    seen = _seen(mask, causal, scores)
+    seen, counted = _seen(mask, causal, scores, unseen)
     if seen is not None:
         scores = torch.where(seen, scores, LEAST_SCORE)
     exponentials = table.to(q.device).long()[(scores.amax(-1, keepdim=True) - scores).long()]
-    if seen is not None:
-        exponentials = torch.where(seen, exponentials, 0)
+    if counted is not None:
+        exponentials = torch.where(counted, exponentials, 0)
     factor, n = reciprocal(exponentials.sum(-1, keepdim=True))
     excess = (n - KEPT_BITS).clamp(min=0)
     weighted = torch.matmul(exponentials.double(), v.double()).long()
@@ -58,18 +64,26 @@ def _attention(
     return _rescaled(normalised, ob, oc, qmin, qmax, dtype)
 
 
-def _seen(mask: Tensor | None, causal: bool, scores: Tensor) -> Tensor | None:
-    """True where a query sees a key; None where all see all."""
-    if not causal:
-        return mask
-    earlier = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    return earlier if mask is None else mask & earlier
+def _seen(mask: Tensor | None, causal: bool, scores: Tensor, unseen: str) -> tuple[Tensor | None, Tensor | None]:
+    """True where a key keeps its score, and where it counts; None where all do."""
+    earlier = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril() if causal else None
+    if mask is None:
+        return earlier, earlier
+    seen = mask if earlier is None else mask & earlier
+    if unseen == "zero":
+        return seen, seen
+    counted = seen | ~seen.any(-1, keepdim=True)
+    if unseen == "mean":
+        return seen, counted
+    counted = counted if earlier is None else counted & earlier
+    return counted, counted
 
 
 def _fake_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, table: Tensor, b: int, c: int, ob: int, oc: int,
-    qmin: int, qmax: int, causal: bool, dtype: torch.dtype,
+    qmin: int, qmax: int, causal: bool, dtype: torch.dtype, unseen: str = "zero",
 ) -> Tensor:  # fmt: skip
+    check(unseen in UNSEEN_ROWS, lambda: f"unseen is {unseen!r}, expected one of {', '.join(UNSEEN_ROWS)}")
     check(q.dim() == k.dim() == v.dim() >= 2, lambda: f"ranks {q.dim()}, {k.dim()} and {v.dim()}, expected equal ones from 2 on")
     lead = q.shape[:-2]
     check(lead == k.shape[:-2] == v.shape[:-2], lambda: "q, k and v differ in their leading dimensions")
@@ -80,6 +94,7 @@ def _fake_attention(
     for what, operand in (("mask", mask), ("bias", bias)):
         fits = operand is None or _goes_into(list(operand.shape), scores)
         check(fits, lambda what=what: f"the {what} does not go into the scores' shape {scores}")  # type: ignore[misc]
+    check(unseen == "zero" or mask is None or mask.dim() > 0, lambda: "the mask has no dimension")
     return q.new_empty([*lead, q.shape[-2], v.shape[-1]], dtype=dtype)
 
 
@@ -143,7 +158,7 @@ def _of(facts: tuple[Fact, ...], whose: str) -> tuple[Fact, ...]:
 
 attention = define(
     "attention(Tensor q, Tensor k, Tensor v, Tensor? mask, Tensor? bias, Tensor table, int b, int c, int ob, int oc, "
-    "int qmin, int qmax, bool causal, ScalarType dtype) -> Tensor",
+    'int qmin, int qmax, bool causal, ScalarType dtype, str unseen="zero") -> Tensor',
     _attention,
     _fake_attention,
     _prove_attention,

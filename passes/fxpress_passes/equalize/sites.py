@@ -97,6 +97,7 @@ def _rows(program: Program, value: fx.Node, readers: tuple[fx.Node, ...]) -> Sit
             shifts &= node.target in SHAPE_OPERATORS
             source = node.args[0]
         elif node.target is _aten.matmul.default and _are_probabilities(node.args[0]):
+            shifts &= node.args[0].target is _aten.softmax.int  # type: ignore[union-attr]
             source = node.args[1]
         elif node.target is _aten.mul.Tensor and isinstance(node.args[1], fx.Node):
             shifts = False
@@ -117,8 +118,8 @@ def _is_whole(factor: object, product: fx.Node) -> bool:
 
 
 def _are_probabilities(node: object) -> bool:
-    """Rows that sum to 1, so that a constant passes through a product with them."""
-    if not isinstance(node, fx.Node) or node.target is not _aten.softmax.int:
+    """Rows that sum to 1, so that a constant passes through a product with them; those of a safe softmax may sum to 0."""
+    if not isinstance(node, fx.Node) or node.target not in (_aten.softmax.int, _aten._safe_softmax.default):
         return False
     return bool(arguments(node)["dim"] % node.meta["val"].dim() == node.meta["val"].dim() - 1)
 

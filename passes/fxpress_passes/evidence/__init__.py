@@ -10,12 +10,15 @@ from fxpress_ir.errors import CalibrationError
 from ..contract import Progress
 from .calibration import Batch, Calibration
 from .histogram import Histogram
+from .input_norms import InputNorm, InputNorms
 from .range import Range
 from .ranges import Fact, Histograms, Observer, Ranges
 from .resume import resumed
+from .second_moment import SecondMoment
+from .second_moments import SecondMoments
 from .states import States, merge_calibration
 
-__all__ = ["Batch", "Calibration", "Evidence", "Histogram", "Range", "States", "merge_calibration"]
+__all__ = ["Batch", "Calibration", "Evidence", "Histogram", "Range", "SecondMoment", "States", "merge_calibration"]
 
 
 class Evidence:
@@ -34,6 +37,8 @@ class Evidence:
         self._calibration, self._progress, self._states = calibration, progress, states
         self._ranges: dict[str, Mapping[str, Range]] = {}
         self._histograms: dict[str, Mapping[str, Histogram]] = {}
+        self._input_norms: dict[str, Mapping[str, InputNorm]] = {}
+        self._moments: dict[str, Mapping[str, SecondMoment]] = {}
 
     @property
     def calibration(self) -> Calibration:
@@ -61,6 +66,22 @@ class Evidence:
         if program.hash not in self._histograms:
             self._histograms[program.hash] = self._observed(Histograms, program)
         return self._histograms[program.hash]
+
+    def second_moments(self, program: Program) -> Mapping[str, SecondMoment]:
+        """E[x x^T] of what layers read, by `moment_key`; memory holds them and one batch's live values."""
+        if program.hash not in self._moments:
+            self._moments[program.hash] = self._observed(SecondMoments, program)
+        return self._moments[program.hash]
+
+    def input_norms(self, program: Program) -> Mapping[str, InputNorm]:
+        """Sums of squares of every layer's inputs, by node name; memory holds them and one batch's live values."""
+        if program.hash not in self._input_norms:
+            observer = InputNorms(program)
+            for done, batch in enumerate(self.calibration.batches(program), start=1):
+                observer.observe(batch)
+                self._tell(done)
+            self._input_norms[program.hash] = observer.found
+        return self._input_norms[program.hash]
 
     def _observed(self, kind: type[Observer[Fact]], program: Program) -> Mapping[str, Fact]:
         if self._calibration is None and self._states is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from .calibration import Batch
 from .histogram import Histogram
 from .range import Range
+from .second_moment import SecondMoment
 
 _aten = torch.ops.aten
 CHANNELS: dict[Any, int] = {
@@ -22,7 +23,7 @@ CHANNELS: dict[Any, int] = {
     **dict.fromkeys((_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input), 1),
 }
 """The axis of channels in what layers give."""
-Fact = TypeVar("Fact", Range, Histogram)
+Fact = TypeVar("Fact", Range, Histogram, SecondMoment)
 
 
 class Observer(fx.Interpreter, Generic[Fact]):

@@ -20,6 +20,7 @@ from .calibration import Batch
 from .histogram import BINS, Histogram
 from .range import Range
 from .ranges import Fact
+from .second_moment import moments_from_arrays, moments_to_arrays
 from .spread import Spread
 
 FORMAT, VERSION = "fxpress-calibration", 2
@@ -46,7 +47,7 @@ class State(Generic[Fact]):
     """What was measured of one program so far.
 
     Attributes:
-        kind: of facts, ``ranges`` or ``histograms``.
+        kind: of facts, ``ranges``, ``histograms`` or ``second_moments``.
         program: its hash.
         found: facts by node name.
         runs: the walks that they come from, in order of length; more than one where states were merged.
@@ -118,6 +119,8 @@ def _sha256(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> st
 
 def _arrays(state: State[Any]) -> dict[str, NDArray[Any]]:
     facts = list(state.found.values())
+    if state.kind == "second_moments":
+        return moments_to_arrays(facts)
     seen = [fact.seen if isinstance(fact, Histogram) else fact for fact in facts]
     arrays: dict[str, NDArray[Any]] = {
         "low": np.array([range_.low for range_ in seen], np.float64),
@@ -152,6 +155,8 @@ def _spread_of(arrays: Mapping[str, NDArray[Any]]) -> list[Spread | None]:
 
 def _facts(kind: str, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """The inverse of `_arrays`; a ValueError where the arrays are none of theirs."""
+    if kind == "second_moments":
+        return dict(moments_from_arrays(names, arrays))
     wanted: dict[str, Any] = {
         **dict.fromkeys(("low", "high"), (np.dtype(np.float64), (len(names),))),
         **dict.fromkeys(("rows", "channels"), (np.dtype(np.int64), (len(names),))),

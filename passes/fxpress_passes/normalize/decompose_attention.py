@@ -1,4 +1,4 @@
-"""scaled_dot_product_attention(q, k, v, mask) ==> softmax(where(mask, q k^T * scale, lowest)) v, written out."""
+"""scaled_dot_product_attention(q, k, v, mask) ==> softmax(where(mask, q k^T * scale, -inf)) v, written out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from ..contract import Close, Context, Pass, Promise
 
 _aten = torch.ops.aten
 LOWEST = torch.finfo(torch.float32).min
-"""What a score that is not seen becomes: its exponential is 0, as that of -inf is, and it is a number."""
+"""What a score that is not seen becomes where each query sees a key: its exponential is 0, as that of -inf is, and it is a number."""
 
 
 @dataclass(frozen=True)
 class DecomposeAttention(Pass):
     """Make the scores of attention values of the graph, so that they are measured and quantised like others.
 
-    The fused operator leaves NaN or 0 in rows that see nothing; written out, such rows average all values.
+    A query from which a boolean or -inf hides all keys gives 0, as the fused operator's kernels for CPUs do (torch 2.13, with a mask
+    of either kind); so does the softmax that is written. A mask of finite numbers is a term of the scores: one that swallows them,
+    as finfo.min does, leaves the mean of all values, a smaller one what there is without the mask.
     """
 
     name: ClassVar[str] = "decompose-attention"
@@ -82,11 +84,22 @@ def _written_out(edit: Edit, node: fx.Node) -> fx.Node:
         seen = edit.call(_aten.ones.default, sizes, like=node)
         seen.kwargs = {"dtype": torch.bool}
         mask = call(_aten.tril.default, seen)
+    alone = not named["is_causal"] and mask is not None and _may_hide_all(edit, mask)
     if mask is not None and (named["is_causal"] or mask.meta["val"].dtype == torch.bool):
-        scores = call(_aten.where.ScalarOther, mask, scores, LOWEST)
+        scores = call(_aten.where.ScalarOther, mask, scores, -math.inf if alone else LOWEST)
     elif mask is not None:
         scores = call(_aten.add.Tensor, scores, mask)
-    return call(_aten.matmul.default, call(_aten.softmax.int, scores, -1), value)
+    softmax = _aten._safe_softmax.default if alone else _aten.softmax.int
+    return call(_aten.matmul.default, call(softmax, scores, -1), value)
+
+
+def _may_hide_all(edit: Edit, mask: fx.Node) -> bool:
+    """A query may see no key: unless the mask is a constant that shows one to each."""
+    if mask.op != "get_attr":
+        return True
+    values = edit.tensor(mask).detach()
+    sees = values if values.dtype == torch.bool else values != -math.inf
+    return not bool(sees.any(-1).all())
 
 
 def _shared(edit: Edit, node: fx.Node, operand: fx.Node, share: int) -> fx.Node:

@@ -64,7 +64,8 @@ class Recognized:
         part: dimension, start and end of a piece that is a move.
         parts: nodes that compute within it and have no value of their own; an attention's last one is its first product.
         scores, factor, masks: of an attention: the node whose value is quantised, the number that the first product is
-            multiplied by, and booleans that are all true where a key is seen.
+            multiplied by, and booleans that are all true where a key is seen; `unseen`: what a query gives for which none is,
+            ``zero``, ``mean`` or ``unmasked`` (`fxp::attention`).
         epsilon, centre: of a normalisation; one that does not centre divides by the root of the mean square.
         cosine, sine: tables of a rotation, moved constants.
     """
@@ -95,6 +96,7 @@ class Recognized:
     scores: fx.Node | None = None
     factor: float = 1.0
     masks: tuple[fx.Node, ...] = ()
+    unseen: str = "zero"
     epsilon: float = 0.0
     centre: bool = True
     cosine: fx.Node | None = None

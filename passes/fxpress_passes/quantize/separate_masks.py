@@ -11,7 +11,7 @@ from fxpress_ir.ops import arguments
 from torch import Tensor, fx
 
 from ..contract import Close, Context, Pass, Promise
-from .attention import UNSEEN, hides, terms
+from .attention import SOFTMAXES, UNSEEN, added_mask, hides, terms
 from .moved import moved, rows_of, source_of
 
 _aten = torch.ops.aten
@@ -32,7 +32,7 @@ class SeparateMasks(Pass):
 
     def apply(self, program: Program, context: Context) -> Program:
         found: list[tuple[fx.Node, fx.Node, list[fx.Node]]] = []
-        for node in program.graph.find_nodes(op="call_function", target=_aten.softmax.int):
+        for node in (node for target in SOFTMAXES for node in program.graph.find_nodes(op="call_function", target=target)):
             reader = _reader(node)
             computed, constants = terms(arguments(reader)["self"])
             hiding = [constant for constant in constants if not bool(_seen(_values(program, constant)).all())]
@@ -55,7 +55,7 @@ class SeparateMasks(Pass):
 def _reader(softmax: fx.Node) -> fx.Node:
     """The first that reads the scores: the softmax, or what hides some of them from it already."""
     reader = softmax
-    while hides(arguments(reader)["self"]):
+    while hides(arguments(reader)["self"]) or added_mask(arguments(reader)["self"]) is not None:
         reader = arguments(reader)["self"]
     return reader
 

@@ -10,6 +10,7 @@ import torch
 from fxpress_ir.ops import SHAPE_OPERATORS, arguments
 from torch import fx
 
+from .attention import SOFTMAXES, attention, hides
 from .interpolate import bilinear, nearest
 from .norm import layer_norm, rms_norm
 from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d, mean
@@ -151,8 +152,25 @@ def _indices(size: int, before: int, after: int, mode: str) -> tuple[int, ...]:
     return tuple(size - 1 - abs(size - 1 - abs(i)) for i in range(-before, size + after))
 
 
+def _softmax(node: fx.Node, named: dict[str, Any]) -> Recognized | str:
+    """Not of what a mask hides: a grid that spans that has no steps left for the others. Nor of an attention that stays in floats."""
+    if hides(named["self"]):
+        return "a mask hides some of its operand, and it is no part of an attention"
+    what = softmax(node, named)
+    return what if isinstance(what, str) else _attention_refused(node) or what
+
+
+def _attention_refused(softmax: fx.Node) -> str | None:
+    """Why the attention that a softmax is part of stays in floats."""
+    reasons = (attention(user) for user in softmax.users if user.args[0] is softmax)
+    return next((reason for reason in reasons if isinstance(reason, str)), None)
+
+
 def add(node: fx.Node, named: dict[str, Any]) -> Recognized | str:
-    """A sum or a difference of two values."""
+    """A sum or a difference of two values, not of scores and a mask that stay in floats."""
+    for user in node.users:
+        if user.target in SOFTMAXES and (reason := _attention_refused(user)):
+            return reason
     if abs(named["alpha"]) != 1:
         return f"it scales its second operand by {named['alpha']}"
     sign = (-1 if node.target is _aten.sub.Tensor else 1) * named["alpha"]
@@ -186,7 +204,7 @@ STRUCTURE: dict[Any, Rule] = {
     _aten.rms_norm.default: rms_norm,
     _aten.embedding.default: embedding,
     _aten.matmul.default: matmul,
-    _aten.softmax.int: softmax,
+    **dict.fromkeys(SOFTMAXES, _softmax),
     _aten.upsample_nearest2d.vec: nearest,
     _aten.upsample_bilinear2d.vec: bilinear,
 }

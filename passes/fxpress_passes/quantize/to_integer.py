@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from fxpress_ir import Program
-from fxpress_ir.errors import PassError, PipelineError
+from fxpress_ir.errors import PassError, PipelineError, RefusalError
 from fxpress_ir.ops import INTEGER_OPERATORS, LOGIC_OPERATORS, LOOKUP_OPERATORS, SHAPE_OPERATORS, SIZE_OPERATORS, arguments
 from torch import Tensor, fx
 
@@ -15,6 +15,7 @@ from ..contract import Context, Lossy, Pass, Promise
 from .drop_borders import drop_borders
 from .emit import Emitter
 from .masks import is_given
+from .positions import compose_positions
 from .recognize import Recognition, is_float, recognize
 from .recognized import PASSES_ON, Recognized
 from .scales import Grid
@@ -36,9 +37,11 @@ class ToInteger(Pass):
     Options:
         io: ``float``, where ``fxp::quantize`` and ``fxp::dequantize`` stand at the ends; ``integer`` drops them, and the
             signature says what one step of each input and output is (`InputSpec.scale`, `Program.output_scales`).
+        integer_only: refuse a program that needs islands.
 
     Raises:
-        RefusalError: with io ``integer``, an input or output that is not quantised.
+        RefusalError: with io ``integer``, an input or output that is not quantised; with `integer_only`, an island, which may
+            compute on integers and booleans alone.
         PassError: a scale was changed since it was snapped; a value that has an integer form is not quantised.
     """
 
@@ -48,6 +51,7 @@ class ToInteger(Pass):
     gives: ClassVar[str | None] = "integer"
     after: ClassVar[tuple[str, ...]] = ("place-quantizers",)
     io: str = "float"
+    integer_only: bool = False
 
     def __post_init__(self) -> None:
         if self.io not in ("float", "integer"):
@@ -66,7 +70,12 @@ class ToInteger(Pass):
                     node.args = (tuple(_real(emitter, returned, recognition, values) for returned in node.args[0]),)
                 elif node.op == "call_function":
                     _read(emitter, node, recognition, values)
-        islands = tuple(node.name for node in _live(edit.graph) if _computes_in_floats(node))
+        compose_positions(edit)
+        apart = [node for node in _live(edit.graph) if _computes_in_floats(node)]
+        if apart and self.integer_only:
+            way_on = "rewrite it, or allow float islands: integer_only=false"
+            raise RefusalError(f"{apart[0].target} has no integer form", where=f"{self.name}, node {apart[0].name}", way_on=way_on)
+        islands = tuple(node.name for node in apart)
         result = edit.finish(stage="mixed" if islands else "integer", islands=islands)
         return drop_borders(result) if self.io == "integer" else result
 

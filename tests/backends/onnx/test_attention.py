@@ -11,6 +11,7 @@ import torch
 from fxpress_backends.contract import Target
 from fxpress_backends.onnx import ONNX
 from fxpress_ir import Program, violations
+from fxpress_ir.ops import UNSEEN_ROWS
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from onnx_cases import Check, bytes_, exact, extreme, multipliers, requantized, roundings, seeds
@@ -122,8 +123,8 @@ def test_attention(same_bits: Check, data: Any, seed: int, dtypes: Any, lead: An
     if draw(st.booleans()):
         shape, declared = spread(draw, (*sizes, queries, keys), (*named, *lengths))
         operands["mask"] = (declared, torch.bool)
-        values.append(torch.rand(shape, generator=generator) < draw(st.sampled_from([0.2, 0.8])))
-    program = replace(numbers, causal=causal).program(operands, {"keys": 64})
+        values.append(torch.rand(shape, generator=generator) < draw(st.sampled_from([0.05, 0.2, 0.8])))
+    program = replace(numbers, causal=causal, unseen=draw(st.sampled_from(UNSEEN_ROWS))).program(operands, {"keys": 64})
     same_bits(program, *values)
 
 

@@ -7,6 +7,7 @@ from fxpress_backends.onnx.integer import F1
 from fxpress_backends.onnx.lower import emit
 from logic import compared, comparing, joined, joining
 from onnx_cases import Check
+from positions import masks, positions
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -26,3 +27,8 @@ def test_int64_keeps_its_width_and_others_are_widened() -> None:
     assert kinds.count("Equal") == 10
     assert kinds.count("Not") == 5
     assert {kind for kind in kinds if "Equal" in kind} == {"Equal", "LessOrEqual", "GreaterOrEqual"}
+
+
+def test_positions(same_bits: Check) -> None:
+    for batch, length in ((1, 1), (4, 5), (3, 64)):
+        same_bits(positions(), *masks(batch, length))

@@ -10,6 +10,7 @@ import torch
 from fxpress_backends.reference.kernels import KERNELS
 from fxpress_backends.reference.run import Interpreter
 from fxpress_ir.errors import ProgramError
+from fxpress_ir.ops import UNSEEN_ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -54,9 +55,10 @@ def test_softmax(seed: int, bits: int, scale: float, keys: int) -> None:
 
 @exact
 @given(
-    st.integers(0, 2**31), st.lists(st.integers(1, 3), max_size=2), st.tuples(*[st.sampled_from(BYTES)] * 3), st.booleans(), st.booleans()
+    *(st.integers(0, 2**31), st.lists(st.integers(1, 3), max_size=2), st.tuples(*[st.sampled_from(BYTES)] * 3), st.booleans()),
+    *(st.booleans(), st.sampled_from(UNSEEN_ROWS)),
 )
-def test_attention(seed: int, lead: list[int], kinds: Any, causal: bool, wide: bool) -> None:
+def test_attention(seed: int, lead: list[int], kinds: Any, causal: bool, wide: bool, unseen: str) -> None:
     """Masks and biases of every shape that goes into the scores, and none."""
     random = np.random.default_rng(seed)
     queries, keys, depth, width = random.integers(1, (9, 40, 20, 9))
@@ -70,8 +72,8 @@ def test_attention(seed: int, lead: list[int], kinds: Any, causal: bool, wide: b
     limits: Any = (-32768, 32767, torch.int16) if wide else (-128, 127, torch.int8)
     numbers = Attention(b, int(random.integers(1, 17)), ob, int(random.integers(1, 16)), *limits[:2], causal, limits[2]).numbers
     table = exponentials(255).to(torch.uint8)
-    found = KERNELS["fxp.attention"](*operands, table.numpy(), *numbers[:-1], str(limits[2]).removeprefix("torch."))
-    same(found, fxp.attention(*[None if array is None else torch.from_numpy(array) for array in operands], table, *numbers))
+    found = KERNELS["fxp.attention"](*operands, table.numpy(), *numbers[:-1], str(limits[2]).removeprefix("torch."), unseen)
+    same(found, fxp.attention(*[None if array is None else torch.from_numpy(array) for array in operands], table, *numbers, unseen))
 
 
 @pytest.mark.parametrize(("value", "keys"), [(-128, 65536), (127, 65536), (255, 33000)])

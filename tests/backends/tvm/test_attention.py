@@ -151,6 +151,24 @@ def test_masks_and_biases(same_bits: Check) -> None:
     same_bits(together(cases), *runs(cases))
 
 
+def test_queries_that_see_nothing(same_bits: Check) -> None:
+    """All of them, the first ones in causal order, some; masks spread along each dimension; keys that fill no vector."""
+    names = ("q", "k", "v", "mask")
+    cases = [
+        Case(
+            [((2, 9, 24), I8), ((2, keys, 24), I8), ((2, keys, 16), I8), (mask, torch.bool)],
+            attended(Attention(causal=causal, unseen=unseen), names),
+        )
+        for keys, mask in ((70, (1, 1, 70)), (21, (2, 9, 21)), (5, (1, 9, 1)))
+        for unseen in ("mean", "unmasked")
+        for causal in (False, True)
+    ]
+    batches = runs(cases)
+    for position in range(3, len(batches[1]), len(names)):
+        batches[1][position][1, ..., :4] = False
+    same_bits(together(cases), *batches)
+
+
 def test_heads_are_split_off_and_joined(same_bits: Check) -> None:
     """What a transformer's block does before and after; queries, keys and values from one tensor or from several."""
 

@@ -10,6 +10,7 @@ from fxpress_backends.contract import Target
 from fxpress_backends.tvm import TVM
 from fxpress_ir import Edit, Program
 from logic import compared, comparing, joined, joining
+from positions import masks, positions
 from several import Attention, several
 from support import aten
 from torch import Tensor, fx
@@ -23,6 +24,10 @@ def test_comparisons(number: int, same_bits: Check) -> None:
 
 def test_logic(same_bits: Check) -> None:
     same_bits(joining(), *(joined(batch, length) for batch, length in ((1, 1), (3, 4), (2, 10))))
+
+
+def test_positions(same_bits: Check) -> None:
+    same_bits(positions(), *(masks(batch, length) for batch, length in ((1, 1), (4, 17), (3, 64))))
 
 
 def _masked() -> Program:

@@ -184,7 +184,9 @@ def test_cards_name_what_the_compiler_may_use() -> None:
     def card(flags: frozenset[str]) -> Target:
         return cpu.native(cpu.features_of("x86_64", flags))
 
-    assert cpu.llvm_target(card(every)) == {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "+avx512vbmi"]}
+    vectors = {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "+avx512vbmi"]}
+    assert cpu.llvm_target(card(every)) == {**vectors, "mattr": [*vectors["mattr"], "+amx-int8"]}
+    assert cpu.llvm_target(card(every - {"amx_int8"})) == vectors
     assert cpu.llvm_target(card(every - {"avx512vbmi"})) == {"kind": "llvm", "mcpu": "x86-64-v4", "mattr": ["+avx512vnni"]}
     assert cpu.llvm_target(card(every - {"avx512_vnni"})) == {"kind": "llvm", "mcpu": "x86-64-v4"}
     assert card(every).storage == "u8+128"

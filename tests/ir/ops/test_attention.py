@@ -152,6 +152,30 @@ def test_a_query_that_sees_nothing_gives_zero() -> None:
     assert fxp.attention(q, k, v, mask, None, TABLE, *replace(RAW, qmin=7, qmax=900).numbers)[:, 1].unique().tolist() == [7]
 
 
+@exact
+@given(attentions(), st.sampled_from(["mean", "unmasked"]))
+def test_what_a_query_that_sees_nothing_gives_is_what_other_operands_give(case: Case, unseen: str) -> None:
+    """The mean is that of equal scores, all of which count; unmasked is the result without a mask; other queries are as with zero."""
+    q, k, v, mask, bias, table, numbers = case
+    assert q is not None
+    mask = torch.zeros(1, dtype=torch.bool) if mask is None else mask
+    shown = mask.expand(*q.shape[:-1], k.shape[-2])  # type: ignore[union-attr]
+    sees = (shown.tril() if numbers.causal else shown).any(-1, keepdim=True)
+    alone = (q, k, v, None, bias, table, *numbers.numbers)
+    if unseen == "mean":
+        alone = (torch.zeros_like(q), k, v, None, None, table, *replace(numbers, causal=False).numbers)
+        alone = (*alone[:1], torch.zeros_like(k), *alone[2:])  # type: ignore[arg-type]
+    wanted = torch.where(sees, fxp.attention(q, k, v, mask, bias, table, *numbers.numbers), fxp.attention(*alone))
+    assert torch.equal(fxp.attention(q, k, v, mask, bias, table, *numbers.numbers, unseen), wanted)
+
+
+def test_what_it_cannot_give_there_is_refused() -> None:
+    with FakeTensorMode() as mode:
+        q, table = mode.from_tensor(torch.zeros(1, 2, 4, dtype=torch.int8)), mode.from_tensor(TABLE)
+        with pytest.raises(RuntimeError, match="unseen is 'nan', expected one of zero, mean, unmasked"):
+            fxp.attention(q, q, q, None, None, table, *RAW.numbers, "nan")
+
+
 def test_a_hidden_key_has_no_weight_although_its_score_is_the_least() -> None:
     """Every score is -128, and so is the largest: a hidden key would weigh as much as the others."""
     q, k = torch.full((1, 2, 16), 127, dtype=torch.int8), torch.full((1, 3, 16), -127, dtype=torch.int8)

@@ -85,7 +85,8 @@ def test_integers_are_nearer(name: str) -> None:
     before = _program(name)
     data, inputs = [sample(before, 16, seed) for seed in range(4)], sample(before, 16, 99)
     found = [
-        Pipeline.parse(f"{text}quantize-dyadic{{integer_only=true}}").run(before, calibration=data).program for text in ("", "noisy-bias, ")
+        Pipeline.parse(f"{text}quantize-dyadic{{integer_only=true,input_floor=0}}").run(before, calibration=data).program
+        for text in ("", "noisy-bias, ")
     ]
     plain, noisy = (difference(before.run(*inputs), program.run(*inputs)).sqnr for program in found)
     assert noisy > plain + 1

@@ -85,7 +85,7 @@ def test_integers_are_nearer(name: str) -> None:
 
 def _sqnr(before: Program, text: str, bits: int = 8) -> float:
     data, inputs = [sample(before, 16, seed) for seed in range(4)], sample(before, 16, 99)
-    pipeline = Pipeline.parse(f"{text}quantize-dyadic{{integer_only=true, weight_bits={bits}}}")
+    pipeline = Pipeline.parse(f"{text}quantize-dyadic{{integer_only=true, input_floor=0, weight_bits={bits}}}")
     return difference(before.run(*inputs), pipeline.run(before, calibration=data).program.run(*inputs)).sqnr
 
 
@@ -146,7 +146,10 @@ def test_the_decoder_of_the_zoo() -> None:
 
 def test_the_decoders_integers_are_nearer() -> None:
     before, data = _char_lm()
-    programs = [Pipeline.parse(f"{text}quantize-dyadic{{integer_only=true}}").run(before, calibration=data) for text in ("", "rotate, ")]
+    programs = [
+        Pipeline.parse(f"{text}quantize-dyadic{{integer_only=true, input_floor=0}}").run(before, calibration=data)
+        for text in ("", "rotate, ")
+    ]
     wanted = before.run(*data[0])
     plain, rotated = (difference(wanted, result.program.run(*data[0])).sqnr for result in programs)
     assert rotated > plain + 2

@@ -49,6 +49,7 @@ def test_a_normalisation_takes_factors_and_its_shift_only_where_it_has_one() -> 
         (lambda m, x: m.out(x.tanh() * m.second(x)), list(range(8)), False),
         (lambda m, x: m.out(m.first(x).view(-1, 5, 2, 4).transpose(2, 3).reshape(-1, 5, 8)), [0, 4, 1, 5, 2, 6, 3, 7], True),
         (lambda m, x: m.out((x @ x.transpose(1, 2)).softmax(-1) @ m.first(x)), list(range(8)), True),
+        (lambda m, x: m.out(_aten._safe_softmax(x @ x.transpose(1, 2), -1) @ m.first(x)), list(range(8)), False),
         (lambda m, x: m.out(m.small(x)[:, :, None].expand(-1, -1, 2, -1).reshape(-1, 5, 8)), [0, 1, 2, 3, 0, 1, 2, 3], True),
     ],
 )

@@ -88,3 +88,11 @@ def test_a_value_that_is_not_finite_is_an_error_that_names_its_node(value: float
     with pytest.raises(CalibrationError) as caught:
         _measured(program, [(torch.ones(1, 2),), (torch.tensor([[1.0, value]]),)])
     assert str(caught.value) == f"{node}: the value is NaN or infinite on calibration data; check the model and the data"
+
+
+def test_what_a_mask_makes_infinite_has_no_range() -> None:
+    program = captured(lambda x: torch.ops.aten._safe_softmax(torch.where(x > 0, x, -float("inf")), -1), 1, 3)
+    found = _measured(program, [(torch.tensor([[-1.0, 2.0, 0.5], [-1.0, -1.0, -1.0]]),)])
+    assert {name.split("_")[0] for name in found} == {"x", ""}
+    with pytest.raises(CalibrationError, match="the value is NaN or infinite"):
+        _measured(captured(lambda x: x.log(), 1, 3), [(torch.zeros(1, 3),)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from float_programs import Function, applied, captured, operators, refusals, unt
 from fxpress_ir import Program, capture
 from fxpress_passes import Context
 from fxpress_passes.normalize.decompose_attention import DecomposeAttention
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 BOOLEAN = torch.rand(6, 6, generator=torch.Generator().manual_seed(1)) > 0.3
@@ -59,13 +61,53 @@ def test_three_dimensions_and_symbolic_lengths() -> None:
         torch.testing.assert_close(after.run(x)[0], before.run(x)[0], rtol=1e-5, atol=1e-5)  # sums in another order
 
 
-def test_a_row_that_sees_nothing_averages_all_values() -> None:
-    mask = torch.ones(6, 6, dtype=torch.bool)
-    mask[2] = False
-    before = attention(attn_mask=mask)
+HIDING = torch.ones(6, 6, dtype=torch.bool)
+HIDING[2] = False
+HIDING[4, :3] = False
+LOWEST = torch.finfo(torch.float32).min
+
+
+class Masked(nn.Module):
+    """Attention of x with a mask that is an input, or of a constant one."""
+
+    def __init__(self, mask: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return scaled_dot_product_attention(x, x * 2, x + 1, mask if self.mask is None else self.mask)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize(
+    ("mask", "row"),
+    [
+        (HIDING, lambda x: 0 * x[..., 0, :]),
+        (torch.zeros(6, 6).masked_fill(~HIDING, -math.inf), lambda x: 0 * x[..., 0, :]),
+        (torch.zeros(6, 6).masked_fill(~HIDING, LOWEST), lambda x: (x + 1).mean(-2)),
+        (torch.zeros(6, 6).masked_fill(~HIDING, -1e4), lambda x: scaled_dot_product_attention(x, x * 2, x + 1)[..., 2, :]),
+    ],
+    ids=["boolean", "infinite", "lowest", "-10000"],
+)
+def test_a_query_that_sees_nothing_gives_what_the_fused_operator_gives(
+    mask: Tensor, row: Callable[[Tensor], Tensor], constant: bool
+) -> None:
+    before = capture(Masked(mask if constant else None), (torch.zeros(2, 4, 6, 8), mask))
+    after = DecomposeAttention().apply(before, Context())
     x = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(3))
-    row = DecomposeAttention().apply(before, Context()).run(x)[0][:, :, 2]
-    torch.testing.assert_close(row, (x + 1).mean(2), rtol=1e-5, atol=1e-5)  # sums in another order
+    found = after.run(x, mask)[0]
+    torch.testing.assert_close(found, before.run(x, mask)[0], rtol=1e-5, atol=1e-5)  # sums in another order
+    near = 2e-3 if float(mask.float().min()) == -1e4 else 1e-5  # -10000 + s is rounded to steps of 2**-10
+    torch.testing.assert_close(found[..., 2, :], row(x), rtol=near, atol=near)
+
+
+def test_the_softmax_is_plain_where_a_constant_mask_leaves_each_query_a_key() -> None:
+    def softmax(mask: Tensor) -> list[str]:
+        return [name for name in operators(DecomposeAttention().apply(attention(attn_mask=mask), Context())) if "softmax" in name]
+
+    added = torch.zeros(6, 6)
+    assert softmax(BOOLEAN) == softmax(added.masked_fill(~BOOLEAN, -math.inf)) == ["aten.softmax.int"]
+    assert softmax(HIDING) == softmax(added.masked_fill(~HIDING, -math.inf)) == ["aten._safe_softmax"]
 
 
 def test_what_cannot_be_written_out_is_refused_by_name() -> None:

@@ -82,7 +82,8 @@ def test_scores_may_be_scaled_and_added_to_in_any_order(body: Callable[[Sketch, 
 
 
 REFUSED: dict[str, Callable[[Sketch, fx.Node], fx.Node]] = {
-    "what is added to its scores is computed": lambda s, x: s.call(ADD, x, s.x),
+    "what is added to its scores is computed": lambda s, x: s.call(ADD, x, s.call(_aten.relu.default, s.x)),
+    "an input is added to its scores as floats, not as a boolean or integer mask": lambda s, x: s.call(ADD, x, s.x),
     "several constants are added to its scores": lambda s, x: s.call(ADD, s.call(ADD, x, s.tensor(4, 4)), s.tensor(4, 1)),
     "its mask is larger than its scores": lambda s, x: s.call(WHERE, s.tensor(3, 2, 4, 4, dtype=torch.bool), x, -math.inf),
     "its scores come from aten.relu.default": lambda s, x: s.call(_aten.relu.default, x),
@@ -107,6 +108,43 @@ def test_masks_hide_one_after_the_other() -> None:
     assert isinstance(found, Recognized)
     assert [tuple(mask.meta["val"].shape) for mask in found.masks] == [(4, 4), (4, 1)]
     assert (found.factor, len(found.parts)) == (0.5, 6)
+
+
+def _boolean(s: Sketch) -> fx.Node:
+    return s.tensor(4, 4, dtype=torch.bool)
+
+
+def _term(s: Sketch, mask: fx.Node, number: float = -1e4) -> fx.Node:
+    return s.call(_aten.where.Scalar, mask, 0.0, number)
+
+
+def _triangle(s: Sketch) -> fx.Node:
+    return s.call(_aten.tril.default, s.call(_aten.ones.default, [4, 4], dtype=torch.bool))
+
+
+UNSEEN_: dict[str, tuple[Any, Callable[[Sketch, fx.Node], fx.Node]]] = {
+    "zero": (_aten._safe_softmax.default, lambda s, x: s.call(WHERE, _boolean(s), x, -math.inf)),
+    "mean": (_aten._safe_softmax.default, lambda s, x: s.call(WHERE, _boolean(s), x, -1e9)),
+    "mean ": (SOFTMAX, lambda s, x: s.call(WHERE, _boolean(s), x, -math.inf)),
+    "unmasked": (SOFTMAX, lambda s, x: s.call(WHERE, _triangle(s), s.call(ADD, x, _term(s, _boolean(s))), -1e9)),
+    "its masks hide keys with numbers and with -inf": (
+        _aten._safe_softmax.default,
+        lambda s, x: s.call(WHERE, _boolean(s), s.call(WHERE, _boolean(s), x, -math.inf), -1e9),
+    ),
+    "a mask of -10000 is added to its scores and other masks hide keys too": (
+        SOFTMAX,
+        lambda s, x: s.call(WHERE, _boolean(s), s.call(ADD, x, _term(s, _boolean(s))), -1e9),
+    ),
+}
+
+
+@pytest.mark.parametrize("wanted", UNSEEN_)
+def test_what_a_query_that_sees_nothing_gives_is_read_off_the_softmax_and_its_masks(wanted: str) -> None:
+    softmax, body = UNSEEN_[wanted]
+    sketch, k, v = _inputs()
+    scores = body(sketch, sketch.call(MATMUL, sketch.x, sketch.call(TURN, k, -2, -1)))
+    (found,) = sketch.found(sketch.call(MATMUL, sketch.call(softmax, scores, -1), v))
+    assert (found.unseen if isinstance(found, Recognized) else found) == wanted.strip()
 
 
 def test_a_mask_is_given_or_the_lower_triangle_of_ones() -> None:
@@ -136,6 +174,16 @@ def test_probabilities_along_another_dimension_and_those_that_others_read_are_re
     whole = attended(sketch, sketch.x, k, v)
     found = sketch.found(whole, whole.all_input_nodes[0])
     assert found[0] == "its scores or probabilities are read by others too"
+
+
+def test_a_softmax_of_masked_scores_and_one_of_a_refused_attention_stay_in_floats() -> None:
+    sketch, k, v = _inputs()
+    masked = sketch.call(SOFTMAX, sketch.call(WHERE, _boolean(sketch), sketch.call(MATMUL, sketch.x, k), -1e9), -1)
+    scores = sketch.call(_aten.relu.default, sketch.call(MATMUL, sketch.x, k))
+    plain = sketch.call(SOFTMAX, scores, -1)
+    found = sketch.found(masked, plain, sketch.call(MATMUL, plain, v))
+    refused = "its scores come from aten.relu.default"
+    assert found == ["a mask hides some of its operand, and it is no part of an attention", refused, refused]
 
 
 def test_a_product_of_no_probabilities_is_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -64,10 +65,12 @@ VIEWED = ["aten.unsqueeze", "aten.unsqueeze"]
 CAUSAL = ["aten.sym_size.int", "aten.slice.Tensor", "aten.slice.Tensor"]
 OTHER = "its mask is computed by other operators than comparisons and logic"
 FILLED = ["aten.where.ScalarOther", "aten.softmax.int"]
+ADDED = ["aten.where.Scalar", "aten.add.Tensor", "aten.softmax.int"]
+"""Scores that keep what -10000 is added to: where nothing is seen they still differ."""
 INTEGERS: dict[str, tuple[Body, list[str]]] = {
     "(1 - m) * lowest": (lambda x, m: (x + (1.0 - m[:, None, None].float()) * LOWEST).softmax(-1), ["aten.eq.Scalar", *VIEWED, *FILLED]),
-    "(m - 1) * 10000": (lambda x, m: ((m.float() - 1)[:, None, None] * 1e4 + x).softmax(-1), ["aten.eq.Scalar", *VIEWED, *FILLED]),
-    "(1 - m) of integers": (lambda x, m: (x + (1 - m[:, None, None]) * -1e4).softmax(-1), [*VIEWED, "aten.eq.Scalar", *FILLED]),
+    "(m - 1) * 10000": (lambda x, m: ((m.float() - 1)[:, None, None] * 1e4 + x).softmax(-1), ["aten.eq.Scalar", *VIEWED, *ADDED]),
+    "(1 - m) of integers": (lambda x, m: (x + (1 - m[:, None, None]) * -1e4).softmax(-1), [*VIEWED, "aten.eq.Scalar", *ADDED]),
     "filled where 1 - m is true": (
         lambda x, m: (x + _inverted(m[:, None, None].float())).softmax(-1),
         ["aten.unsqueeze", "aten.unsqueeze", "aten.eq.Scalar", *FILLED],
@@ -86,7 +89,7 @@ INTEGERS: dict[str, tuple[Body, list[str]]] = {
     ),
     "two masks": (
         lambda x, m: (torch.where((m > 0)[:, None, None], x, -60.0) + (1.0 - m[:, None, None].float()) * -1e4).softmax(-1),
-        ["aten.gt.Scalar", *VIEWED, "aten.eq.Scalar", *VIEWED, "aten.where.ScalarOther", *FILLED],
+        ["aten.gt.Scalar", *VIEWED, "aten.eq.Scalar", *VIEWED, *ADDED[:2], *FILLED],
     ),
 }
 
@@ -100,6 +103,44 @@ def _inverted(m: Tensor) -> Tensor:
 def test_masks_of_integers(name: str) -> None:
     body, expected = INTEGERS[name]
     assert sorted(_applied(_captured(body))) == sorted(expected)
+
+
+def _safe(x: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten._safe_softmax(x, -1)
+    return result
+
+
+SAFE = ["aten.where.ScalarOther", "aten._safe_softmax"]
+UNSEEN: dict[str, tuple[Body, list[str], Callable[[Tensor], Tensor]]] = {
+    "0 where -inf is a fill": (lambda x, m: _safe(x.masked_fill(m[:, None, None] == 0, -math.inf)), SAFE, lambda x: 0 * x),
+    "0 where -inf is added": (
+        lambda x, m: _safe(x + torch.zeros(m.shape)[:, None, None].masked_fill(m[:, None, None] < 1, -math.inf)),
+        SAFE,
+        lambda x: 0 * x,
+    ),
+    "the mean where the lowest number is": (
+        lambda x, m: _safe(x + (1.0 - m[:, None, None].float()) * LOWEST),
+        ["aten.where.ScalarOther", "aten._safe_softmax"],
+        lambda x: torch.full_like(x, 1 / x.shape[-1]),
+    ),
+    "what there is without the mask where -10000 is": (
+        lambda x, m: _safe(x + (1.0 - m[:, None, None].float()) * -1e4),
+        ["aten.add.Tensor", "aten.where.Scalar", "aten._safe_softmax"],
+        lambda x: (x - 1e4).softmax(-1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_query_that_sees_nothing_gives_what_it_gave(name: str) -> None:
+    body, expected, row = UNSEEN[name]
+    program = _captured(body)
+    assert set(expected) <= set(_applied(program))
+    x, mask = _inputs(3, 6)
+    mask[1] = 0
+    after = ComposeMasks().apply(program, Context()).run(x, mask)[0]
+    torch.testing.assert_close(after, program.run(x, mask)[0])
+    torch.testing.assert_close(after[1], row(x[1]))
 
 
 BOOLEANS: dict[str, tuple[Body, list[str]]] = {

@@ -162,7 +162,7 @@ def test_what_divides_by_a_whole_image_or_reads_two_constants_is_nothing() -> No
 
 
 def test_a_pattern_and_what_is_refused_of_one_are_no_functions() -> None:
-    """What follows attention or a rotation is a table of its result; a refused one keeps its operators, where they are values."""
+    """What follows attention or a rotation is a table of its result; a refused one is floats from its softmax on."""
     sketch = Sketch(2, 4, 4)
     whole, turned = attended(sketch, sketch.x, sketch.x, sketch.x), rotated(sketch, sketch.x, sketch.tensor(4, 4), sketch.tensor(4, 4))
     refused = attended(sketch, sketch.x, sketch.x, sketch.x, factor=-1.0)
@@ -171,7 +171,7 @@ def test_a_pattern_and_what_is_refused_of_one_are_no_functions() -> None:
     assert [recognition.found[tip] for tip in tips] == [Recognized("table", (node,)) for node in (whole, turned, refused)]
     assert recognition.found[refused] == "its scores are multiplied by -1"
     softmax, _ = refused.all_input_nodes
-    assert recognition.found[softmax] == Recognized("softmax", tuple(softmax.all_input_nodes))
+    assert recognition.found[softmax] == recognition.found[refused]
     assert recognition.inside >= {part for what in map(recognition.found.get, (whole, turned)) for part in what.parts}  # type: ignore[union-attr]
 
 

@@ -9,31 +9,39 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
+from ..cuda import EMULATED, FAMILY
 from ..physical import Group, Plan
 from ..sizes import value
-from .attention import attention_loops, attention_vnni
+from .attention import attention_amx, attention_loops, attention_threads, attention_vnni
+from .conv2d_amx import conv2d_amx
 from .conv2d_depthwise import conv2d_depthwise
 from .conv2d_loops import conv2d_loops
 from .conv2d_vnni import conv2d_sdot, conv2d_vnni
+from .dp4a import conv2d_dp4a, linear_dp4a
 from .elementwise import add, multiply, requantize
 from .gather import concat, embedding, gather
+from .linear_amx import linear_amx
 from .linear_loops import linear_loops
-from .linear_vnni import linear_sdot, linear_vnni
+from .linear_vnni import linear_pairs, linear_sdot, linear_vnni
 from .logic import compare, logical_and, logical_not, logical_or
 from .lut import lut, lut16, lut_permute
 from .matmul import matmul_loops, matmul_vnni
+from .mma import conv2d_mma, linear_mma
 from .movement import convert, dequantize, quantize, rearrange
 from .normalize import affine, normalize
 from .operand import Call, Operand
 from .pool2d import max_pool2d, sum_pool2d
+from .positions import positions
 from .rotary import rotary
 from .softmax import softmax
+from .threads import on_threads
 
 _KERNELS: tuple[Callable[[Call], None], ...] = (
-    add, affine, attention_loops, attention_vnni, compare, concat, conv2d_depthwise, conv2d_loops, conv2d_sdot, conv2d_vnni, convert,
-    dequantize, embedding, gather, linear_loops, linear_sdot, linear_vnni, logical_and, logical_not, logical_or, lut, lut16, lut_permute,
-    matmul_loops, matmul_vnni,
-    max_pool2d, multiply, normalize, quantize, rearrange, requantize, rotary, softmax, sum_pool2d,
+    add, affine, attention_amx, attention_loops, attention_threads, attention_vnni, compare, concat, conv2d_amx, conv2d_depthwise,
+    conv2d_dp4a, conv2d_loops, conv2d_mma, conv2d_sdot, conv2d_vnni, convert, dequantize, embedding, gather, linear_amx,
+    linear_dp4a, linear_loops, linear_mma, linear_pairs, linear_sdot, linear_vnni, logical_and, logical_not, logical_or, lut,
+    lut16, lut_permute, matmul_loops, matmul_vnni, max_pool2d, multiply, normalize, positions, quantize, rearrange, requantize,
+    rotary, softmax, sum_pool2d,
 )  # fmt: skip
 KERNELS = {kernel.__name__: kernel for kernel in _KERNELS}
 
@@ -55,4 +63,7 @@ def prim_func(plan: Plan, group: Group) -> Any:
         *inputs, output = (Operand(buffer, memory, symbols) for buffer, memory in zip(buffers, memories, strict=True))
         with T.sblock("root"):
             KERNELS[group.kernel](Call(tuple(inputs), constants, output, group.attributes, symbols))
-    return builder.get()
+    function = builder.get()
+    if not plan.target.startswith(FAMILY):
+        return function
+    return on_threads(function, f"target {plan.target!r}, {group.nodes[0]}", emulated=plan.target == FAMILY + EMULATED)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import BYTES, LANES
-from . import head_loops, head_vnni
+from . import head_amx, head_loops, head_threads, head_vnni
 from .epilogue import rounded, store
 from .heads import Heads
 from .matmul import unravelled
 from .operand import Call, Expr, Operand, lanes
 from .reciprocal import reciprocal
+
+
+def attention_amx(call: Call) -> None:
+    """Tiles for both products, byte permutes between them."""
+    _attention(call, head_amx.Head, BYTES)
 
 
 def attention_vnni(call: Call) -> None:
@@ -27,11 +32,16 @@ def attention_loops(call: Call) -> None:
     _attention(call, head_loops.Head, 1)
 
 
+def attention_threads(call: Call) -> None:
+    """A query a thread."""
+    _attention(call, head_threads.Head, 1)
+
+
 def _attention(call: Call, kind: Any, wide: int) -> None:
     """Heads x parts of their queries; the last tile of queries repeats the last one.
 
     Args:
-        kind: `head_vnni.Head` or `head_loops.Head`.
+        kind: `head_amx.Head`, `head_vnni.Head`, `head_loops.Head` or `head_threads.Head`.
         wide: how many bytes of a mask it takes at a time.
     """
     call = _by_heads(call)
@@ -41,19 +51,23 @@ def _attention(call: Call, kind: Any, wide: int) -> None:
     count = q.lead
     for size in heads:
         count = count * size
-    with T.parallel(count * parts) as task:
+    with kind.tasks(call, count * parts) as task:
         part = T.bind(task % parts)
         place = unravelled(task // parts, heads)
         head = kind(call, place, tile)
         scoring = _Scores(call, place, head, tile, wide)
         first, last = T.bind(part * tiles // parts), T.bind((part + 1) * tiles // parts)
         with T.serial(last - first) as step:
-            rows = [T.bind(T.min((first + step) * tile + row, queries - 1)) for row in range(tile)]
-            reach = T.bind(scoring.count(rows[-1]))
+
+            def query(row: Expr, step: Expr = step) -> Expr:
+                return T.min((first + step) * tile + row, queries - 1)
+
+            rows = [T.bind(query(row)) for row in range(tile)]
+            reach = T.bind(scoring.reach(query, tile))
             scoring.fill(rows, reach)
             totals = T.alloc_buffer((tile,), "int32")
             with T.serial(tile) as row:
-                count = T.bind(scoring.count(T.min((first + step) * tile + row, queries - 1)))
+                count = T.bind(scoring.counted(row, query(row)))
                 T.buffer_store(totals, head.exponentials(row, count, reach, scoring.seen), [row])
             _finish(call, head, place, rows, totals, reach)
 
@@ -78,6 +92,34 @@ class _Scores:
         shown: Expr = T.alloc_buffer((tile * head.stride,), "uint8") if "mask" in names else None
         self.seen = None if shown is None else lambda at: shown[T.Ramp(at, 1, wide) if wide > 1 else at]
         self._shown = shown
+        self._unseen = call.attributes["unseen"]
+        self._alone: Expr = None if self._unseen == "zero" else T.alloc_buffer((tile,), "int32")
+
+    def reach(self, query: Callable[[Expr], Expr], tile: int) -> Expr:
+        """How many keys count for any of a tile's queries, of which the last one sees furthest; notes those that see nothing."""
+        if self._alone is None:
+            return self.count(query(tile - 1))
+        most, some, every = T.alloc_buffer((1,), "int32"), T.alloc_buffer((LANES,), "int32"), T.Ramp(0, 1, LANES)
+        T.buffer_store(most, T.int32(0), [0])
+        with T.serial(tile) as row:
+            here = T.bind(query(row))
+            count = T.bind(self.count(here))
+            T.buffer_store(some, lanes(0), [every])
+            with T.serial((count + LANES - 1) // LANES) as block:
+                keys = T.Ramp(block * LANES, 1, LANES)
+                shown = T.Select(keys < T.Broadcast(count, LANES), self._lanes("mask", here, block), lanes(0))
+                T.buffer_store(some, T.max(some[every], shown), [every])
+            T.buffer_store(self._alone, T.int32(1), [row])
+            with T.serial(LANES) as lane:
+                T.buffer_store(self._alone, T.min(self._alone[row], T.Select(some[lane] > 0, T.int32(0), T.int32(1))), [row])
+            T.buffer_store(most, T.max(most[0], T.Cast("int32", self.counted(row, here))), [0])
+        return most[0]
+
+    def counted(self, row: Expr, query: Expr) -> Expr:
+        """As `count`; all keys where the tile's query number `row` sees none and averages them."""
+        if self._unseen != "mean":
+            return self.count(query)
+        return T.max(self.count(query), self._alone[row] * self._keys)
 
     def count(self, query: Expr) -> Expr:
         """How many keys stand before the first that is too late for a query."""
@@ -85,15 +127,18 @@ class _Scores:
 
     def fill(self, rows: Sequence[Expr], reach: Expr) -> None:
         """16 keys at a time; beyond `reach` the codes are 0, as where a key is not seen."""
+        self._head.take(rows)
         with T.serial((reach + LANES - 1) // LANES) as block:
             keys = T.Ramp(block * LANES, 1, LANES)
-            for row, (query, acc) in enumerate(zip(rows, self._head.scores(rows, block), strict=True)):
+            for row, (query, acc) in enumerate(zip(rows, self._head.scores(block), strict=True)):
                 code = _rescaled(self._biased(acc, query, block), self._call.attributes["scores"]) + lanes(128)
                 code = T.Select(keys < T.Broadcast(self.count(query), LANES), code, lanes(0))
                 at = T.Ramp(row * self._head.stride + block * LANES, 1, LANES)
                 if self._shown is not None:
-                    shown = T.bind(self._lanes("mask", query, block)) > lanes(0)
-                    code = T.Select(shown, code, lanes(0))
+                    given = T.bind(self._lanes("mask", query, block))
+                    counted = given if self._alone is None else T.bind(T.max(given, T.Broadcast(self._alone[row], LANES)))
+                    code = T.Select((counted if self._unseen == "unmasked" else given) > lanes(0), code, lanes(0))
+                    shown = counted > lanes(0)
                     T.buffer_store(self._shown, T.Cast(f"uint8x{LANES}", T.Select(shown, lanes(255), lanes(0))), [at])
                 T.buffer_store(self._head.codes, T.Cast(f"uint8x{LANES}", code), [at])
 

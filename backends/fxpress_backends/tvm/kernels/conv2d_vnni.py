@@ -15,14 +15,14 @@ from .vnni import Tile
 
 
 def conv2d_vnni(call: Call) -> None:
-    _conv2d(call, Tile)
+    convolve(call, Tile)
 
 
 def conv2d_sdot(call: Call) -> None:
-    _conv2d(call, SignedTile)
+    convolve(call, SignedTile)
 
 
-def _conv2d(call: Call, kind: type[Tile]) -> None:
+def convolve(call: Call, kind: type[Tile]) -> None:
     """Tasks are channel blocks x images x rows of tiles, channels outermost so that a thread keeps its weights in cache."""
     source, output, settings = call.inputs[0], call.output, call.attributes
     height, width = output.spec.pixels

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import cast
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
@@ -27,14 +29,23 @@ class Head:
             value = T.Cast("int16", self._k.load([*head, T.min(key, self._keys - 1)], depth)) - T.int16(self._k.spec.zero)
             T.buffer_store(self._columns, value, [(key // LANES * self._depth + depth) * LANES + key % LANES])
 
-    def scores(self, queries: Sequence[Expr], block: Expr) -> list[Expr]:
+    @staticmethod
+    def tasks(call: Call, count: Expr) -> AbstractContextManager[Expr]:
+        """Every task on some thread."""
+        return cast(AbstractContextManager[Expr], T.parallel(count))
+
+    def take(self, queries: Sequence[Expr]) -> None:
+        """The queries of a tile, for `scores`."""
+        self._queries = queries
+
+    def scores(self, block: Expr) -> list[Expr]:
         """q k^T of each query and 16 keys, int32."""
-        sums = [T.alloc_buffer((LANES,), "int32") for _ in queries]
+        sums = [T.alloc_buffer((LANES,), "int32") for _ in self._queries]
         for partial in sums:
             T.buffer_store(partial, lanes(0), [_ALL])
         with T.serial(self._depth) as depth:
             keys = T.bind(T.Cast(f"int32x{LANES}", self._columns[T.Ramp((block * self._depth + depth) * LANES, 1, LANES)]))
-            for query, partial in zip(queries, sums, strict=True):
+            for query, partial in zip(self._queries, sums, strict=True):
                 value = T.Cast("int32", self._q.load([*self._head, query], depth)) - self._q.spec.zero
                 T.buffer_store(partial, partial[_ALL] + T.Broadcast(value, LANES) * keys, [_ALL])
         return [partial[_ALL] for partial in sums]

@@ -6,6 +6,8 @@ A tile of queries shares each packed vector: a step is one load of it, and one b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import cast
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
@@ -27,18 +29,30 @@ class Head:
         stride: elements of one query in them.
     """
 
+    _fours = 1
+    """Packed fours of values are a multiple of it."""
+
     def __init__(self, call: Call, head: Sequence[Expr], tile: int) -> None:
         self._call, self._head = call, head
         self._q, self._k, self._v = call.inputs[:3]
         self._keys, self._depth = self._k.outer[-1], self._k.spec.logical_channels
-        self._words = -(-self._depth // WORD)
+        self._words = self._words_of(-(-self._depth // WORD))
         self.stride = (self._keys + BYTES - 1) // BYTES * BYTES
         self.codes = T.alloc_buffer((tile * self.stride,), "uint8")
         self._exponentials = T.alloc_buffer((tile * self.stride // WORD,), "int32")
         with T.serial(tile * self.stride // BYTES) as step:
             T.buffer_store(self.codes, T.Broadcast(T.uint8(0), BYTES), [T.Ramp(step * BYTES, 1, BYTES)])
         self._pack_keys()
-        self._values = Quads(self._v, head, self._keys)
+        self._values = Quads(self._v, head, self._keys, self._fours)
+
+    @staticmethod
+    def tasks(call: Call, count: Expr) -> AbstractContextManager[Expr]:
+        """Every task on some thread."""
+        return cast(AbstractContextManager[Expr], T.parallel(count))
+
+    def _words_of(self, least: int) -> int:
+        """How many words of a key are packed."""
+        return least
 
     def _pack_keys(self) -> None:
         """[keys / 16, words, 16]; the last keys are repeated, channels beyond the last one are 0. Starts take off q's zero point."""
@@ -49,7 +63,8 @@ class Head:
         with T.serial(blocks) as block:
             with T.serial(LANES) as lane, T.serial(self._words) as word:
                 key = T.min(block * LANES + lane, self._keys - 1)
-                value = T.bitwise_xor(source[T.floordiv(self._k.offset([*self._head, key]), WORD) + word], T.int32(SIGNS))
+                stored = T.min(word, (self._depth - 1) // WORD)
+                value = T.bitwise_xor(source[T.floordiv(self._k.offset([*self._head, key]), WORD) + stored], T.int32(SIGNS))
                 T.buffer_store(self._packed_keys, self._within(value, word), [(block * self._words + word) * LANES + lane])
             total = T.alloc_buffer((LANES,), "int32")
             T.buffer_store(total, lanes(0), [_ALL])
@@ -59,23 +74,27 @@ class Head:
             T.buffer_store(self._starts, total[_ALL] * lanes(-self._q.spec.zero), [T.Ramp(block * LANES, 1, LANES)])
 
     def _within(self, value: Expr, word: Expr) -> Expr:
-        rest = self._depth % WORD
-        if not rest:
+        whole, rest = divmod(self._depth, WORD)
+        if whole == self._words:
             return value
-        return T.bitwise_and(value, T.if_then_else(word == self._words - 1, T.int32((1 << (8 * rest)) - 1), T.int32(-1)))
+        kept = T.if_then_else(word == whole, T.int32((1 << (8 * rest)) - 1), T.if_then_else(word < whole, T.int32(-1), T.int32(0)))
+        return T.bitwise_and(value, kept)
 
     def _keys_at(self, block: Expr, word: Expr) -> Expr:
         return T.reinterpret(f"int8x{BYTES}", self._packed_keys[T.Ramp((block * self._words + word) * LANES, 1, LANES)])
 
-    def scores(self, queries: Sequence[Expr], block: Expr) -> list[Expr]:
+    def take(self, queries: Sequence[Expr]) -> None:
+        """The queries of a tile, for `scores`."""
+        self._queries = [T.bind(T.floordiv(self._q.offset([*self._head, query]), WORD)) for query in queries]
+
+    def scores(self, block: Expr) -> list[Expr]:
         """q k^T of each query and 16 keys, int32."""
-        words, sums = self._q.words(), [T.alloc_buffer((LANES,), "int32") for _ in queries]
-        starts = [T.bind(T.floordiv(self._q.offset([*self._head, query]), WORD)) for query in queries]
+        words, sums = self._q.words(), [T.alloc_buffer((LANES,), "int32") for _ in self._queries]
         for partial in sums:
             T.buffer_store(partial, self._starts[T.Ramp(block * LANES, 1, LANES)], [_ALL])
         with T.serial(self._words) as word:
             keys = T.bind(self._keys_at(block, word))
-            for start, partial in zip(starts, sums, strict=True):
+            for start, partial in zip(self._queries, sums, strict=True):
                 T.buffer_store(partial, dot(partial[_ALL], word_at(words, start + word), keys), [_ALL])
         return [partial[_ALL] for partial in sums]
 

@@ -90,8 +90,9 @@ class Operand:
         return value - lanes(self.spec.zero) if self.spec.zero else value
 
     def words(self) -> Any:
-        """The buffer as a flat one of 32-bit words; 8-bit storage whose channels are whole words."""
-        return T.decl_buffer((self.lead * prod(self._values(self.spec.middle)) * (self.channels // 4),), "int32", data=self.memory.data)
+        """The buffer as a flat one of 32-bit words; storage of 8 or 16 bits whose channels are whole words."""
+        count = self.lead * prod(self._values(self.spec.middle)) * (self.channels // (2 if self.spec.dtype == "int16" else 4))
+        return T.decl_buffer((count,), "int32", data=self.memory.data)
 
     def flat(self) -> Any:
         """The buffer as a flat one."""

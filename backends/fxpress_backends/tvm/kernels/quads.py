@@ -15,27 +15,30 @@ SIGNS = -(1 << 31) | 0x808080
 
 
 class Quads:
-    """One matrix of an operand, packed [channels / 16, rows / 4, 16 words]; rows beyond the last one are 0."""
+    """One matrix of an operand, packed [channels / 16, rows / 4, 16 words]; rows beyond the last one are 0.
 
-    def __init__(self, operand: Operand, place: Sequence[Expr], rows: Expr) -> None:
-        self.count = (rows + WORD - 1) // WORD
+    Attributes:
+        packed: those words; rows are filled up to a `multiple` of fours.
+    """
+
+    def __init__(self, operand: Operand, place: Sequence[Expr], rows: Expr, multiple: int = 1) -> None:
+        self.count = (rows + WORD * multiple - 1) // (WORD * multiple) * multiple
         blocks = operand.blocks
-        self._packed = T.alloc_buffer((blocks * self.count * LANES,), "int32")
+        self.packed = T.alloc_buffer((blocks * self.count * LANES,), "int32")
         with T.serial(blocks) as block, T.serial(self.count) as quad:
-            taken = [_row(operand, place, quad * WORD + byte, rows, block) for byte in range(WORD)]
+            taken = [self._row(operand, place, quad * WORD + byte, rows, block) for byte in range(WORD)]
             words = T.bitwise_xor(T.reinterpret(f"int32x{LANES}", T.Shuffle(taken, _INTERLEAVED)), lanes(SIGNS))
-            T.buffer_store(self._packed, words, [T.Ramp((block * self.count + quad) * LANES, 1, LANES)])
+            T.buffer_store(self.packed, words, [T.Ramp((block * self.count + quad) * LANES, 1, LANES)])
+
+    def _row(self, operand: Operand, place: Sequence[Expr], row: Expr, rows: Expr, block: Expr) -> Expr:
+        value = operand.load_lanes([*place, T.min(row, rows - 1)], block * LANES)
+        if isinstance(rows, int) and rows == WORD * self.count:
+            return value
+        return T.Select(T.Broadcast(row < rows, LANES), value, T.Broadcast(T.uint8(128), LANES))
 
     def at(self, block: Expr, quad: Expr) -> Expr:
         """The words of 16 channels and 4 rows as 64 s8."""
-        return T.reinterpret(f"int8x{BYTES}", self._packed[T.Ramp((block * self.count + quad) * LANES, 1, LANES)])
-
-
-def _row(operand: Operand, place: Sequence[Expr], row: Expr, rows: Expr, block: Expr) -> Expr:
-    value = operand.load_lanes([*place, T.min(row, rows - 1)], block * LANES)
-    if isinstance(rows, int) and rows % WORD == 0:
-        return value
-    return T.Select(T.Broadcast(row < rows, LANES), value, T.Broadcast(T.uint8(128), LANES))
+        return T.reinterpret(f"int8x{BYTES}", self.packed[T.Ramp((block * self.count + quad) * LANES, 1, LANES)])
 
 
 def word_at(words: Expr, position: Expr) -> Expr:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from ..pack import BYTES, LANES
+from ..pack import LANES, WORD
 from .epilogue import finish, requantization
 from .operand import Call, Expr
 
@@ -15,7 +15,15 @@ _ALL = T.Ramp(0, 1, LANES)
 
 
 class Tile:
-    """Accumulators of several pixels x several vectors of 16 channels; each lives in its own register."""
+    """Accumulators of several pixels x several vectors of 16 channels; each lives in its own register.
+
+    Class attributes:
+        word: channels of a 32-bit word.
+        element: what they are multiplied as.
+    """
+
+    word: ClassVar[int] = WORD
+    element: ClassVar[str] = "int8"
 
     def __init__(self, call: Call, pixels: int, vectors: int, first_vector: Expr) -> None:
         """Starts from the bias; `first_vector` counts channels by 16."""
@@ -32,11 +40,12 @@ class Tile:
     def step(self, words: Any, positions: Sequence[Expr], depth: Expr) -> None:
         """Add one word of every pixel, at `positions` in the input, times the weights at `depth`."""
         weight = self._call.constants[0]
-        weights = [T.bind(weight[self._first + vector, depth, T.Ramp(0, 1, BYTES)]) for vector in self._vectors]
+        count = LANES * self.word
+        weights = [T.bind(weight[self._first + vector, depth, T.Ramp(0, 1, count)]) for vector in self._vectors]
         for position, sums in zip(positions, self._sums, strict=True):
-            word = T.bind(T.reinterpret(f"int8x{BYTES}", T.Broadcast(words[position], LANES)))
+            word = T.bind(T.reinterpret(f"{self.element}x{count}", T.Broadcast(words[position], LANES)))
             for vector in self._vectors:
-                T.buffer_store(sums[vector], dot(sums[vector][_ALL], word, weights[vector]), [_ALL])
+                T.buffer_store(sums[vector], self.dot(sums[vector][_ALL], word, weights[vector]), [_ALL])
 
     def finish(self, outers: Sequence[Sequence[Expr]]) -> None:
         """Requantise and store each pixel at its outer indices of the output."""
@@ -45,6 +54,11 @@ class Tile:
             rows = requantization(self._call, channel)
             for outer, sums in zip(outers, self._sums, strict=True):
                 finish(self._call, sums[vector][_ALL], rows, outer, channel)
+
+    @staticmethod
+    def dot(accumulator: Expr, word: Expr, weights: Expr) -> Expr:
+        """`dot`."""
+        return dot(accumulator, word, weights)
 
 
 def dot(accumulator: Expr, word: Expr, weights: Expr) -> Expr:

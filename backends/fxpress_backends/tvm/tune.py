@@ -1,0 +1,52 @@
+"""Program, this machine ==> the plan of the kernels that measure fastest on it, and the table of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fxpress_ir import Dimension, Program
+from fxpress_ir.errors import BackendError
+
+from fxpress_backends.contract import Target
+
+from .choose import AHEAD, chosen
+from .cpu import AMX
+from .physical import Plan
+from .plan import plan
+from .run import logical_cpus
+from .timing import microseconds
+
+
+def tuned(program: Program, target: Target, sizes: Mapping[str, int]) -> tuple[Plan, dict[str, Any]]:
+    """Time tiles of several sizes, additions fused and apart, and AMX against dot products; none replaces another for less than 3 %.
+
+    Args:
+        sizes: of dynamic dimensions, at which kernels are timed; the least that the program allows where none is given.
+
+    Returns:
+        The plan, and the record for the manifest: sizes, threads, and a line for each part of the plan that had alternatives.
+
+    Raises:
+        BackendError: this machine does not run the target; `sizes` names no dimension of the program or leaves its range.
+    """
+    where = target.name
+    if not target.runs_here or program.stage == "float":
+        message = "float programs have no kernels of ours" if target.runs_here else "this machine does not run it"
+        raise BackendError(f"nothing to time: {message}", where=where, way_on="lower without tune")
+    known = {size.name: size for spec in program.inputs for size in spec.shape if isinstance(size, Dimension)}
+    for name, size in sizes.items():
+        dimension = known.get(name)
+        if dimension is None:
+            raise BackendError(f"no dynamic dimension {name!r}", where=where, way_on=f"there is {', '.join(known) or 'none'}")
+        if not dimension.admits(size):
+            raise BackendError(f"{name}={size} is outside of {dimension}", where=where, way_on="give a size that the program takes")
+    whole = {**{name: size.minimum for name, size in known.items()}, **sizes}
+    others = [plan(program, target, fuses_additions=False)]
+    if AMX in target.features:
+        without = replace(target, features=tuple(feature for feature in target.features if feature != AMX))
+        others.append(plan(program, without))
+    threads = logical_cpus()
+    best, table = chosen(plan(program, target), others, lambda parts: microseconds(parts, target, whole, threads))
+    return best, {"sizes": whole, "threads": threads, "ahead": AHEAD, "table": [line.data() for line in table]}
