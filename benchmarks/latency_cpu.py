@@ -1,5 +1,7 @@
 """Our targets and the best runtimes' own, each at its settings, on this CPU: ratios with intervals from one interleaved run.
 
+`tvm:native` is tuned: its kernels are timed when it is lowered.
+
 Run: ``python benchmarks/latency_cpu.py [--models ...] [--threads 1] [--json]`` (needs the extras ``models`` and ``peers``). With
 ``--json`` the figures go to the standard output and everything else to the standard error. The GEMM peak that the share is of is
 measured in the same run, before and after each model, by a loop of dot products on registers alone (`gemm_peak.py`); the time of each
@@ -26,6 +28,7 @@ from typing import Any
 
 import fxpress as fx
 import numpy as np
+import readme
 import torch
 from fxpress_backends.bench import Command
 from kernel_times import table as breakdown
@@ -38,6 +41,7 @@ PIPELINE = "fold-batch-norm, quantize-dyadic{integer_only=true, input_floor=0}"
 OURS = ("onnx:qlinear", "tvm:native")
 HERE = Path(__file__).parent
 LENGTH = 128
+RATIOS = (("ratio_to_best_peer", "interval"), ("ratio_to_ort_int8", "interval_to_ort_int8"))
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,11 @@ def measure(name: str, repeats: int, threads: int) -> dict[str, Any]:
     integer = fx.Pipeline.parse("to-integer").run(simulated).program
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        contenders: list[Any] = [fx.lower(integer, target, out=folder / target.replace(":", "-")) for target in OURS]
+        sizes = {"batch": 1, **({"seq": LENGTH} if model.ids else {})}
+        contenders: list[Any] = [
+            fx.lower(integer, target, out=folder / target.replace(":", "-"), tune=sizes if target == "tvm:native" else None)
+            for target in OURS
+        ]
         names = list(OURS)
         x = model.inputs(1, 99)
         for what, make in peers(program, simulated, model, folder):
@@ -156,7 +164,7 @@ def measure(name: str, repeats: int, threads: int) -> dict[str, Any]:
     by_ort = min((what for what in theirs if what.startswith("ONNX Runtime") and "fp32" not in what), key=theirs.__getitem__)
     ratio, over_ort = (table.ratio(names.index(what), names.index("tvm:native")) for what in (best, by_ort))
     say(f"{name}: tvm:native is ahead of {best} by {ratio}, of {by_ort} by {over_ort}")
-    macs = program.cost(batch=1, **({"seq": LENGTH} if model.ids else {})).macs
+    macs = program.cost(**sizes).macs
     share = macs / (times["tvm:native"] * 1e-3) / (peak[1] * 1e9)
     say(f"{name}: {share:.0%} of the GEMM peak: {macs / 1e9:.3g} GMAC at {peak[1]:.0f} GMAC/s of {peak[0]}, {threads} threads")
     say(breakdown(kernels))
@@ -166,6 +174,15 @@ def measure(name: str, repeats: int, threads: int) -> dict[str, Any]:
         "interval_to_ort_int8": [over_ort.low, over_ort.high], "share_of_gemm_peak": share, "gemm_peak_gmacs": peak[1],
         "gemm_instruction": peak[0], "kernels_us": {kernel: time for kernel, _, time in kernels},
     }  # fmt: skip
+
+
+HEAD = ("model", "`tvm:native`", "best peer", "its time / ours [95 %]", "ONNX Runtime's best int8 / ours", "share of the GEMM peak")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    ours, best = row["ours_ms"]["tvm:native"], row["best_peer"]
+    ratios = [f"{row[of]:.2f} [{', '.join(f'{end:.2f}' for end in row[within])}]" for of, within in RATIOS]
+    return row["model"], f"{ours:.2f} ms", f"{best}, {row['peers_ms'][best]:.2f} ms", *ratios, f"{row['share_of_gemm_peak']:.0%}"
 
 
 def _processor() -> str:
@@ -180,9 +197,15 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     options = parser.parse_args()
     rows = [measure(name, options.repeats, options.threads) for name in options.models]
+    text = readme.markdown(HEAD, list(map(_cells, rows)))
+    say(text)
+    if options.write:
+        what = f"{_processor()}, {options.threads} threads, batch 1; GEMM peak by `{rows[0]['gemm_instruction']}`."
+        readme.write("latency-cpu", f"{text}\n\n{what}")
     if options.json:
         machine = {"processor": _processor(), "python": platform.python_version(), "numpy": np.__version__}
         print(json.dumps({"machine": machine, "rows": rows}, indent=2))

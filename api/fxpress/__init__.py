@@ -14,6 +14,7 @@ from fxpress_passes.pipeline import Pipeline, Result
 from torch.export import Dim
 
 from . import zoo
+from .latency import latency_on
 from .quality import Agreement, agreement
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "agreement",
     "bench",
     "capture",
+    "latency_on",
     "load",
     "lower",
     "merge_calibration",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -26,6 +26,8 @@ from .model_source import Source
 from .recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
+TUNED = "tvm:native"
+"""The target that describes this machine, on which kernels can be timed."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def compress(
     *,
     state: Path | None = None,
     dump: Path | None = None,
+    tune: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Compressed:
     """Capture, run the pipeline, verify, lower for every target of the recipe, and compare on one batch.
@@ -103,6 +106,7 @@ def compress(
     Args:
         state: a folder for what calibration measures, as ``Pipeline.run`` takes it.
         dump: a folder for the text of each program.
+        tune: as `lower` takes it, for the target that describes this machine, ``tvm:native``.
         progress: called with a label, steps done and steps in all, 0 where that is not known.
 
     Raises:
@@ -111,6 +115,8 @@ def compress(
     """
     tell = progress or (lambda label, done, total: None)
     cards = [find(name)[1] for name in dict.fromkeys(recipe.targets)]
+    if tune is not None and TUNED not in recipe.targets:
+        raise PipelineError("nothing to tune", where="compress", way_on=f"only {TUNED} can be: name it as a target")
     if not cards:
         raise PipelineError("no target", where="recipe", way_on="name one, e.g. targets: onnx:qlinear; `fxpress targets` lists them")
     if recipe.require.top1_drop is not None and source.evaluate is None:
@@ -146,7 +152,8 @@ def compress(
     for position, (card, program) in enumerate(chosen):
         tell(f"lowering to {card.name}", position, len(chosen))
         own = [Measured(name, value) for name, value in measured.items() if program is result.program and isfinite(value)]
-        artifact = lower(program, card.name, _place(out, card), measured=own, recipe=recipe.text(), seed=recipe.seed)
+        timed = tune if card.name == TUNED else None
+        artifact = lower(program, card.name, _place(out, card), measured=own, recipe=recipe.text(), seed=recipe.seed, tune=timed)
         rows.append(_row(card, artifact, program, batch))
     return Compressed(result.program, result.report, len(certificate.facts), measured, tuple(rows), checks)
 

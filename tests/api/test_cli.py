@@ -214,6 +214,14 @@ def test_options_go_before_the_recipe(here: Path) -> None:
     assert fx.load("out/onnx-int").manifest["seed"] == 9
 
 
+def test_kernels_are_tuned_for_this_machine_alone(here: Path) -> None:
+    result = compressed("--recipe", "good.yaml", "--target", "tvm:native", "--tune", "batch=1", "--json")
+    assert result.returncode == 0, result.stderr
+    assert fx.load("out/tvm-native").manifest["details"]["tuned"]["sizes"] == {"batch": 1}
+    refused(compressed("--recipe", "good.yaml", "--target", "reference", "--tune", "batch=1"), "nothing to tune; only tvm:native can be")
+    refused(compressed("--recipe", "good.yaml", "--target", "tvm:native", "--tune", "batch"), "is no list of sizes; write it so: batch=1")
+
+
 def test_measurements_are_kept_where_the_command_line_says(here: Path) -> None:
     first = compressed("--recipe", "good.yaml", "--calibration-state", "state", "--json")
     assert first.returncode == 0, first.stderr

@@ -94,7 +94,7 @@ def test_what_is_written_is_what_is_built(text: str, expected: tuple[Pass, ...])
         (
             "quantize-dyadic{zzz=8}",
             "quantize-dyadic: unknown option 'zzz'; it has weight_bits, activation_bits, edge_bits, "
-            "ranges, border_ranges, percentile, integer_only, io",
+            "ranges, border_ranges, percentile, input_floor, integer_only, io",
         ),
         ("remove-noops{hard=true}", "remove-noops: unknown option 'hard'; it has none"),
         ('quantize-dyadic{weight_bits="8"}', 'quantize-dyadic: weight_bits="8" is no int; e.g. weight_bits=8'),

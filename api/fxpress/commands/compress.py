@@ -38,15 +38,23 @@ def compress(
     target: Annotated[list[str] | None, typer.Option(help="A target; may be given again. `fxpress targets` lists them.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random in passes.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Folder for the text of the program after each pass.")] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="Time kernels of tvm:native on this machine and take the fastest, at these sizes of dynamic dimensions: batch=1,seq=128.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compress a model for every target; exit code 1 where bits differ or a floor of the recipe is missed."""
     whole = _recipe(recipe, pipeline, calibration, target, seed)
+    timed = None if tune is None else _sizes(tune)
     with bars(as_json) as progress:
         from ..compress import compress as run
         from ..model_source import open_model
 
-        done = run(open_model(model), whole, out, state=calibration_state, dump=dump, progress=progress)
+        done = run(open_model(model), whole, out, state=calibration_state, dump=dump, tune=timed, progress=progress)
     if as_json:
         lists = {"rows": list(map(asdict, done.rows)), "checks": list(map(asdict, done.checks))}
         data = {"held": done.held, "program_hash": done.program.hash, "facts": done.facts, "measured": done.measured, **lists}
@@ -54,6 +62,16 @@ def compress(
     else:
         _show(done)
     raise typer.Exit(0 if done.held else 1)
+
+
+def _sizes(text: str) -> dict[str, int]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, size = part.partition("=")
+        if not name or not size.isdecimal():
+            raise PipelineError(f"--tune {text!r} is no list of sizes", where="compress", way_on="write it so: batch=1,seq=128")
+        found[name.strip()] = int(size)
+    return found
 
 
 def _recipe(path: Path | None, text: str | None, calibration: str | None, targets: list[str] | None, seed: int | None) -> Recipe:

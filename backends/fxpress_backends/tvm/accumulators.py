@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from . import pack
+from .dots import dot_products, packed, paired, unreadable
 from .draft import Draft
 from .nodes import addition_of, epilogue_of
 from .physical import Buffer
@@ -21,9 +22,6 @@ from .tile import (
     MATRIX_ROWS,
     MMA_DEPTH,
     MMA_ROWS,
-    NEON_REGISTERS,
-    REGISTERS,
-    THREAD_REGISTERS,
     column_tile,
     image_tile,
     matrix_tile,
@@ -64,13 +62,13 @@ _WHOLE = 1 << 24
 
 
 def floats_are_exact(draft: Draft, requantize: fx.Node | None, interval: Interval, addition: Settings | None = None) -> Settings:
-    """The setting with which an epilogue rounds in float32, where AVX512's fused multiply-add gives the same bits in half the steps.
+    """The setting with which an epilogue rounds in float32, where a fused multiply-add gives the same bits in half the steps.
 
     ``fma(acc, b / 2**c, 3 * 2**22)`` rounds the exact product once, half to even, at the whole numbers, when acc is a float32. Larger
     accumulators are rounded on the way in, so their results have to lie beyond the clamp. An addition has to be exact
     before its shift.
     """
-    if requantize is None or not draft.dot_products:
+    if requantize is None or not (draft.dot_products or draft.products_of_pairs):
         return {}
     named = arguments(requantize)
     if named["dtype"] not in (torch.int8, torch.uint8, torch.int16):
@@ -107,31 +105,12 @@ def _conv2d(draft: Draft, node: fx.Node, requantize: fx.Node | None, addition: f
         inputs.append(draft.buffer(named["y" if first else "x"]))
         own, other = (named["bx"], named["by"]) if first else (named["by"], named["bx"])
         settings["add"] = {"own": own, "other": other, "shift": named["c"], "qmin": named["qmin"], "qmax": named["qmax"]}
-    if addition is None or (nodes[-1].meta["val"].dtype in _BYTES and inputs[1].dtype == "uint8"):
+    if addition is None or (nodes[-1].meta["val"].dtype in _BYTES and inputs[1].dtype in ("int8", "uint8")):
         settings |= floats_are_exact(draft, requantize, draft.interval(node), settings.get("add"))
     weight = draft.constant(arguments(node)["weight"])
-    kernel, packed, chosen, why = _kernel(draft, node, weight, inputs[0], result)
-    constants = {"weight": packed, **_bias(draft, node, weight, inputs[0], result, kernel), **tables}
+    kernel, in_order, chosen, why = _kernel(draft, node, weight, inputs[0], result)
+    constants = {"weight": in_order, **_bias(draft, node, weight, inputs[0], result, kernel), **tables}
     draft.emit(kernel, inputs, result, nodes, {**settings, **window(node), **chosen}, constants, why)
-
-
-_WIDE = "dot products take bytes, its input has 16 bits"
-
-
-def _no_dot_products(draft: Draft, source: Buffer) -> str:
-    """Why AVX512-VNNI cannot read the source; nothing where it can."""
-    if not draft.dot_products:
-        return "the target has no AVX512-VNNI"
-    return "" if source.dtype == "uint8" else _WIDE
-
-
-def _dot_products(draft: Draft, source: Buffer) -> tuple[str, int, str]:
-    """How dot products with fixed weights are called, registers of 16 sums, and why they cannot read the source, if they cannot."""
-    if draft.words_of_threads:
-        return "dp4a", THREAD_REGISTERS, "" if source.dtype in ("int8", "uint8") else _WIDE
-    if not draft.signed_dot_products:
-        return "vnni", REGISTERS, _no_dot_products(draft, source)
-    return "sdot", NEON_REGISTERS, "" if source.dtype in ("int8", "uint8") else _WIDE
 
 
 def emulation(draft: Draft) -> Settings:
@@ -139,35 +118,34 @@ def emulation(draft: Draft) -> Settings:
     return {"emulated": True} if draft.emulated_tiles or draft.emulated_threads else {}
 
 
-def _kernel(
-    draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer
-) -> tuple[str, NDArray[np.int8], Settings, str]:
+def _kernel(draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer) -> tuple[str, NDArray[Any], Settings, str]:
     """The kernel of a convolution, its packed weights, its settings beside the window, and why it is no faster one."""
     groups, sizes, (height, width) = arguments(node)["groups"], window(node), result.pixels
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    dots, available, slow = _dot_products(draft, source)
-    depthwise = groups > 1 and inputs == outputs == 1
-    if not slow and depthwise and dots == "vnni":
+    dots = dot_products(draft, source)
+    slow, depthwise = dots.refusal, groups > 1 and inputs == outputs == 1
+    if not slow and depthwise and dots.name == "vnni":
         rows, columns = column_tile(height, width, sizes["kernel"], sizes["stride"], sizes["dilation"])
-        packed = pack.weights_by_column(weight, result.channels, rows, sizes["stride"][0], sizes["dilation"][0])
-        return "conv2d_depthwise", packed, {"tile": [rows, columns]}, "tiles would be zeros but for one input" if draft.tiles else ""
+        columns_of = pack.weights_by_column(weight, result.channels, rows, sizes["stride"][0], sizes["dilation"][0])
+        return "conv2d_depthwise", columns_of, {"tile": [rows, columns]}, "tiles would be zeros but for one input" if draft.tiles else ""
     merged = pack.merging(groups, inputs, outputs)
     if not slow and not depthwise and merged <= pack.LANES:
         dense = merged == groups
         stored_inputs, stored_outputs = (source.channels, result.channels) if dense else (inputs * merged, outputs * merged)
-        packed = pack.weights_by_word(pack.block_diagonal(weight, groups, merged), result.channels, stored_inputs)
+        words = pack.weights_by_word(pack.block_diagonal(weight, groups, merged), result.channels, stored_inputs)
         of_group = {} if dense else {"group_inputs": stored_inputs, "group_outputs": stored_outputs}
         tiled, run, small = conv2d_tiles(source, result, sizes, stored_inputs, stored_outputs)
         if draft.tiles and not small:
-            return "conv2d_amx", pack.weights_by_tile(packed, run), {**tiled, **of_group, **emulation(draft)}, ""
-        tile = {"tile": list(image_tile(height, width, stored_outputs // pack.LANES, available))}
-        if dots == "dp4a":
-            packed = packed.view(np.int32)
+            return "conv2d_amx", pack.weights_by_tile(words, run), {**tiled, **of_group, **emulation(draft)}, ""
+        dots = paired(draft, dots, result, stored_inputs)
+        tile = {"tile": list(image_tile(height, width, stored_outputs // pack.LANES, dots.registers, dots.together))}
+        in_order = packed(dots, words, source)
+        if draft.tensor_cores:
             run_words = stored_inputs // pack.WORD * (sizes["kernel"][1] if sizes["dilation"][1] == 1 else 1)
-            warp = warp_tile(height * width, result.channels) if dense and draft.tensor_cores and run_words % MMA_DEPTH == 0 else None
+            warp = warp_tile(height * width, result.channels) if dense and run_words % MMA_DEPTH == 0 else None
             if warp is not None:
-                return "conv2d_mma", packed, {"tile": list(warp), **emulation(draft)}, ""
-        return f"conv2d_{dots}", packed, {**tile, **of_group}, small if draft.tiles else ""
+                return "conv2d_mma", in_order, {"tile": list(warp), **emulation(draft)}, ""
+        return f"conv2d_{dots.name}", in_order, {**tile, **of_group}, small if draft.tiles else dots.why
     settings = {"group_inputs": inputs, "group_outputs": outputs, "columns": min(width, LOOP_COLUMNS)}
     why = slow or f"{groups} groups of {inputs} inputs and {outputs} outputs"
     return "conv2d_loops", pack.weights_by_lane(weight, result.channels), settings, why
@@ -179,31 +157,32 @@ def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     weight = draft.constant(arguments(node)["weight"])
     tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
     settings |= floats_are_exact(draft, requantize, draft.interval(node))
-    packed: NDArray[Any]
-    dots, available, slow = _dot_products(draft, source)
+    dots, word_order = dot_products(draft, source), (weight[..., None, None], result.channels, source.channels)
+    in_order: NDArray[Any]
+    slow = dots.refusal
     if not slow:
-        packed = pack.weights_by_word(weight[..., None, None], result.channels, source.channels)
+        words = pack.weights_by_word(*word_order)
         tiled, small = linear_tiles(source, result)
         if draft.tiles and not small:
-            kernel, packed = "linear_amx", pack.weights_by_tile(packed, source.channels // pack.WORD)
+            kernel, in_order = "linear_amx", pack.weights_by_tile(words, source.channels // pack.WORD)
             settings |= {**tiled, **emulation(draft)}
         else:
-            kernel, slow = f"linear_{dots}", small if draft.tiles else ""
-            settings["tile"] = list(matrix_tile(result.channels // pack.LANES, available))
-        if dots == "dp4a":
-            packed = packed.view(np.int32)
+            dots = paired(draft, dots, result, source.channels)
+            kernel, in_order, slow = f"linear_{dots.name}", packed(dots, words, source), small if draft.tiles else dots.why
+            settings["tile"] = list(matrix_tile(result.channels // pack.LANES, dots.registers))
+        if draft.tensor_cores:
             rows = prod(size if isinstance(size, int) else MMA_ROWS for size in result.outer)
-            warp = warp_tile(rows, result.channels) if draft.tensor_cores and source.channels // pack.WORD % MMA_DEPTH == 0 else None
+            warp = warp_tile(rows, result.channels) if source.channels // pack.WORD % MMA_DEPTH == 0 else None
             if warp is not None:
                 kernel = "linear_mma"
                 settings |= {"tile": list(warp), **emulation(draft)}
     elif source.dtype == "int16" and draft.dot_products:
-        kernel, packed = "linear_pairs", pack.weights_by_pair(weight[..., None, None], result.channels, source.channels)
-        settings["tile"] = list(matrix_tile(result.channels // pack.LANES, available))
+        kernel, in_order = "linear_pairs", pack.pairs_of_words(pack.weights_by_word(*word_order))
+        settings["tile"] = list(matrix_tile(result.channels // pack.LANES, dots.registers))
     else:
         kernel = "linear_loops"
-        packed = pack.weights_by_lane(weight[..., None, None], result.channels)
-    nodes, constants = _covered(node, requantize), {"weight": packed, **_bias(draft, node, weight, source, result, kernel), **tables}
+        in_order = pack.weights_by_lane(*word_order[:2])
+    nodes, constants = _covered(node, requantize), {"weight": in_order, **_bias(draft, node, weight, source, result, kernel), **tables}
     draft.emit(kernel, [source], result, nodes, settings, constants, slow)
 
 
@@ -226,7 +205,7 @@ def _matmul(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     named, result = arguments(node), draft.rows_like(draft.stored(requantize or node))
     tables, settings = epilogue(draft, requantize, draft.interval(node), pack.columns(result))
     x, y = (draft.in_rows(named[operand]) for operand in ("x", "y"))
-    slow = _no_dot_products(draft, x) or ("" if y.zero else "its second operand has no sign")
+    slow = unreadable(draft, x) or ("" if y.zero else "its second operand has no sign")
     kernel, why = ("matmul_loops", slow) if slow else ("matmul_vnni", "tiles take fixed weights" if draft.tiles else "")
     draft.emit(kernel, [x, y], result, _covered(node, requantize), {**settings, "tile": MATRIX_ROWS}, tables, why)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from .pack import LANES
 from .physical import FUNCTION, RESULT, Group, Plan
-from .tile import image_tiles, matrix_tiles
+from .tile import AVX2_REGISTERS, REGISTERS, image_tiles, matrix_tiles
 
 AHEAD = 0.97
 """Of the first alternative's time: what another has to stay below to take its place."""
@@ -56,12 +56,17 @@ def parts(plan: Plan) -> Iterator[tuple[Group, tuple[Part, ...]]]:
 def _image_tiles(plan: Plan, group: Group) -> list[list[int]]:
     output = plan.buffers[group.output]
     channels = group.attributes.get("group_outputs", output.channels)
-    found = [list(tile) for tile in image_tiles(*output.pixels, channels // LANES)]
+    found = [list(tile) for tile in image_tiles(*output.pixels, channels // LANES, _registers(plan, group))]
     return _own_first(group, found)
 
 
 def _matrix_tiles(plan: Plan, group: Group) -> list[list[int]]:
-    return _own_first(group, [list(tile) for tile in matrix_tiles(plan.buffers[group.output].channels // LANES)])
+    found = matrix_tiles(plan.buffers[group.output].channels // LANES, _registers(plan, group))
+    return _own_first(group, [list(tile) for tile in found])
+
+
+def _registers(plan: Plan, group: Group) -> int:
+    return AVX2_REGISTERS[plan.buffers[group.inputs[0]].dtype] if group.kernel.endswith("_avx2") else REGISTERS
 
 
 def _own_first(group: Group, found: list[list[int]]) -> list[list[int]]:
@@ -70,7 +75,9 @@ def _own_first(group: Group, found: list[list[int]]) -> list[list[int]]:
 
 
 _TILES: Mapping[str, Callable[[Plan, Group], list[list[int]]]] = {
+    "conv2d_avx2": _image_tiles,
     "conv2d_vnni": _image_tiles,
+    "linear_avx2": _matrix_tiles,
     "linear_vnni": _matrix_tiles,
     "linear_pairs": _matrix_tiles,
 }

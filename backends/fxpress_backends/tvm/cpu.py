@@ -13,8 +13,9 @@ from typing import Any
 
 from fxpress_backends.contract import Target
 
-from .cross import AARCH64, DOTPROD, MACHINES
+from .cross import AARCH64, DOTPROD, EXTENSIONS, I8MM, MACHINES
 
+AVX2 = "x86-64-v3"
 VNNI = "avx512-vnni"
 VBMI = "avx512-vbmi"
 AMX = "amx-int8"
@@ -26,14 +27,14 @@ _SHIFTED = "u8+128"
 LEVELS = {
     # x86-64 psABI, table 3.1, in the names of Linux
     "x86-64-v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
-    "x86-64-v3": "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave",
+    AVX2: "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave",
     "x86-64-v4": "avx512bw avx512cd avx512dq avx512f avx512vl",
     VNNI: "avx512_vnni",
     VBMI: "avx512vbmi",
     AMX: "amx_tile amx_int8",
 }
 """What each level adds to the one before it."""
-TESTED = frozenset({VNNI, VBMI, AMX})
+TESTED = frozenset({AVX2, VNNI, VBMI, AMX})
 """Levels that kernels call by instruction, and that are held to a self-test before they are used."""
 _ATTRIBUTES = {VNNI: "+avx512vnni", VBMI: "+avx512vbmi", AMX: "+amx-int8"}
 """LLVM's names for what is no part of a numbered level."""
@@ -41,12 +42,9 @@ _ATTRIBUTES = {VNNI: "+avx512vnni", VBMI: "+avx512vbmi", AMX: "+amx-int8"}
 
 def features_of(machine: str, flags: frozenset[str]) -> tuple[str, ...]:
     """The levels that a machine offers, lowest first; ``flags`` are those of /proc/cpuinfo."""
-    if machine.lower() == AARCH64:
-        return (AARCH64, DOTPROD) if "asimddp" in flags else (AARCH64,)
-    if machine.lower() not in ("x86_64", "amd64"):
-        return (machine.lower(),)
-    offered = [_BASELINE]
-    for level, wanted in LEVELS.items():
+    kind = {"x86_64": _BASELINE, "amd64": _BASELINE}.get(machine.lower(), machine.lower())
+    offered = [kind]
+    for level, wanted in {_BASELINE: LEVELS, AARCH64: EXTENSIONS}.get(kind, {}).items():
         if not flags.issuperset(wanted.split()):
             break
         offered.append(level)
@@ -73,15 +71,16 @@ def levels(offered: tuple[str, ...]) -> tuple[Target, ...]:
     A CPU below a level lowers integer programs for it alone: floats are compared with PyTorch's by running them.
     """
     return (
+        _level("tvm:x86-64-avx2", "x86-64 with AVX2 products of 16-bit pairs", AVX2, offered, storage="s8"),
         _level("tvm:x86-64-vnni", "x86-64 with AVX512-VNNI dot products", VNNI, offered),
         _level("tvm:x86-64-amx", "x86-64 with AMX tiles of bytes; proved in emulation, was never timed", AMX, offered),
     )
 
 
-def _level(name: str, description: str, last: str, offered: tuple[str, ...]) -> Target:
+def _level(name: str, description: str, last: str, offered: tuple[str, ...], storage: str = _SHIFTED) -> Target:
     features = (_BASELINE, *LEVELS)[: list(LEVELS).index(last) + 2]
     here = set(features) <= set(offered)
-    return Target(name, description, _STAGES if here else ("integer",), storage=_SHIFTED, features=features, runs_here=here)
+    return Target(name, description, _STAGES if here else ("integer",), storage=storage, features=features, runs_here=here)
 
 
 def emulated_amx(offered: tuple[str, ...]) -> Target:
@@ -93,14 +92,14 @@ def emulated_amx(offered: tuple[str, ...]) -> Target:
 
 
 def native(offered: tuple[str, ...]) -> Target:
-    """The CPU that offers these features: AMX tiles or VNNI dot products over u8 where it has them, else plain loops over s8."""
+    """The CPU that offers these features: AMX tiles or VNNI dot products over u8 where it has them, else what there is over s8."""
     if AMX in offered:
         return Target("tvm:native", "this CPU, AMX tiles", _STAGES, storage=_SHIFTED, features=offered)
     if VNNI in offered:
         return Target("tvm:native", "this CPU, AVX512-VNNI dot products", _STAGES, storage=_SHIFTED, features=offered)
-    if DOTPROD in offered:
-        return Target("tvm:native", "this CPU, dot products of s8", _STAGES, features=offered)
-    return Target("tvm:native", "this CPU, plain loops", _STAGES, storage="s8", features=offered)
+    signed = {AVX2: "AVX2 products of 16-bit pairs", I8MM: "products of 2x8 bytes", DOTPROD: "dot products of s8"}
+    kernels = next((kind for feature, kind in signed.items() if feature in offered), "plain loops")
+    return Target("tvm:native", f"this CPU, {kernels}", _STAGES, features=offered)
 
 
 def llvm_target(target: Target) -> dict[str, Any]:

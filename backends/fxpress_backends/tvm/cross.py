@@ -9,9 +9,9 @@ from typing import Any
 from fxpress_backends.contract import Target
 
 AARCH64, RISCV64 = "aarch64", "riscv64"
-DOTPROD = "dotprod"
-_ATTRIBUTES = {DOTPROD: "+dotprod"}
-"""LLVM's names for what not every machine of a kind offers."""
+DOTPROD, I8MM = "dotprod", "i8mm"
+EXTENSIONS = {DOTPROD: "asimddp", I8MM: "i8mm"}
+"""What not every 64-bit Arm offers, each above the one before it, in the names of Linux; LLVM's are the keys."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Machine:
 
     def llvm_target(self, features: tuple[str, ...]) -> dict[str, Any]:
         """The compiler's target for a card with these features."""
-        attributes = [*self.options["mattr"], *(flag for feature, flag in _ATTRIBUTES.items() if feature in features)]
+        attributes = [*self.options["mattr"], *(f"+{name}" for name in EXTENSIONS if name in features)]
         return {"kind": "llvm", "mtriple": self.triple, **self.options, "mattr": attributes}
 
 
@@ -61,5 +61,6 @@ def cards(offered: tuple[str, ...]) -> tuple[Target, ...]:
     return (
         card("tvm:aarch64", "any 64-bit Arm Linux, plain loops", AARCH64),
         card("tvm:aarch64-dotprod", "64-bit Arm Linux from ARMv8.2 on, dot products of s8", AARCH64, DOTPROD),
+        card("tvm:aarch64-i8mm", "64-bit Arm Linux with i8mm (ARMv8.6), products of 2x8 by 8x2 bytes", AARCH64, DOTPROD, I8MM),
         card("tvm:riscv64", "any RV64GC Linux, plain loops; builds and links, was never run", RISCV64),
     )

@@ -16,8 +16,8 @@ from torch import fx
 from fxpress_backends.contract import Target
 from fxpress_backends.reexport import is_size
 
-from .cpu import AMX, EMULATED_AMX, VBMI, VNNI
-from .cross import DOTPROD
+from .cpu import AMX, AVX2, EMULATED_AMX, VBMI, VNNI
+from .cross import DOTPROD, I8MM
 from .cuda import CUDA, EMULATED, has_tensor_cores
 from .gather import Gather, separated, taken, whole
 from .islands import Island
@@ -37,7 +37,9 @@ class Draft(Layout):
         super().__init__(program, target)
         self.fuses_additions = fuses_additions
         self.dot_products = VNNI in target.features
+        self.products_of_pairs = AVX2 in target.features and not self.dot_products
         self.signed_dot_products = DOTPROD in target.features
+        self.matrix_products = I8MM in target.features
         self.words_of_threads = CUDA in target.features or EMULATED in target.features
         self.tensor_cores = has_tensor_cores(target)
         self.emulated_threads = EMULATED in target.features

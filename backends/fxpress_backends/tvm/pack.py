@@ -19,6 +19,8 @@ WORD = 4
 """Input channels, or rows, that one VNNI dot product sums: four bytes of a 32-bit lane."""
 PAIR = 2
 """The same of 16 bits."""
+EIGHT = 8
+"""The same of Arm's products of matrices."""
 BYTES = LANES * WORD
 """Bytes of a vector."""
 
@@ -54,10 +56,22 @@ def weights_by_word(weight: NDArray[Any], channels: int, stored_inputs: int) -> 
     return np.ascontiguousarray(words.reshape(by_lane.shape[0], -1, BYTES))
 
 
-def weights_by_pair(weight: NDArray[Any], channels: int, stored_inputs: int) -> NDArray[np.int16]:
-    """[oc, ic, 1, 1] ==> [oc / 16, ic' / 2, 32]: 16 lanes of 2 input channels in 16 bits, ic filled up to ic' with zeros."""
-    words = weights_by_word(weight, channels, stored_inputs).reshape(channels // LANES, -1, LANES, WORD // PAIR, PAIR)
-    return np.ascontiguousarray(words.transpose(0, 1, 3, 2, 4).reshape(channels // LANES, -1, LANES * PAIR).astype(np.int16))
+def pairs_of_words(words: NDArray[np.int8]) -> NDArray[np.int16]:
+    """[oc / 16, words, 64] ==> [oc / 16, words * 2, 32]: 16 lanes of 2 input channels in 16 bits."""
+    split = words.reshape(len(words), -1, LANES, WORD // PAIR, PAIR).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(split.reshape(len(words), -1, LANES * PAIR).astype(np.int16))
+
+
+def halves_of_words(words: NDArray[np.int8]) -> NDArray[np.int16]:
+    """[oc / 16, words, 64] ==> the same in 16 bits: 16 lanes of channels 0 and 2 of each word, then 16 lanes of 1 and 3."""
+    split = words.reshape(len(words), -1, LANES, PAIR, WORD // PAIR).transpose(0, 1, 4, 2, 3)
+    return np.ascontiguousarray(split.reshape(words.shape).astype(np.int16))
+
+
+def eights_of_words(words: NDArray[np.int8]) -> NDArray[np.int8]:
+    """[oc / 16, words, 64] ==> [oc / 16, words / 2, 128]: 16 lanes of 8 input channels."""
+    split = words.reshape(len(words), -1, EIGHT // WORD, LANES, WORD).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(split.reshape(len(words), -1, LANES * EIGHT))
 
 
 def weights_by_tile(words: NDArray[np.int8], run: int) -> NDArray[np.int8]:

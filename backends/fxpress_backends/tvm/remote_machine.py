@@ -10,7 +10,7 @@ from typing import Any
 from fxpress_ir.errors import BenchError
 
 from .cpu import AMX, LEVELS
-from .cross import DOTPROD, MACHINES
+from .cross import EXTENSIONS, MACHINES
 from .cuda import CUDA
 
 _X86_64 = "x86-64"
@@ -73,7 +73,7 @@ def described(session: Any) -> Machine:
 
 def _in_llvm(feature: str) -> set[str]:
     """LLVM's names of what a feature of a card stands for; none for a kind of machine."""
-    if feature == DOTPROD:
-        return {DOTPROD}
+    if feature in EXTENSIONS:
+        return {feature}
     flags = LEVELS.get(feature, "").split()
     return {_LLVM.get(flag, flag.replace("avx512_", "avx512").replace("_", "-")) for flag in flags}

@@ -15,8 +15,8 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from fxpress_backends.contract import Target
 
-from .cpu import AMX, TESTED, VBMI, VNNI, host_features, llvm_target, native
-from .kernels import pairs, vnni
+from .cpu import AMX, AVX2, TESTED, VBMI, VNNI, host_features, llvm_target, native
+from .kernels import avx2, pairs, vnni
 from .kernels.amx import Block
 from .kernels.lut import permuted
 from .pack import BYTES, LANES, PAIR, WORD
@@ -35,6 +35,12 @@ def _dot_of_bytes(y: Any, x: Any, w: Any) -> None:
 def _dot_of_pairs(y: Any, x: Any, w: Any) -> None:
     short = T.Ramp(0, 1, LANES * PAIR)
     T.buffer_store(y, pairs.PairTile.dot(y[_ALL], x[short], w[short]), [_ALL])
+
+
+def _products_of_pairs(y: Any, x: Any, w: Any) -> None:
+    for part in range(LANES // avx2.SUMS):
+        some, short = T.Ramp(part * avx2.SUMS, 1, avx2.SUMS), T.Ramp(part * avx2.SUMS * PAIR, 1, avx2.SUMS * PAIR)
+        T.buffer_store(y, avx2.add_products(y[some], x[short], w[short]), [some])
 
 
 def _permute(y: Any, x: Any, w: Any) -> None:
@@ -79,6 +85,7 @@ def _looked_up(x: Numbers, w: Numbers, y: Numbers) -> Numbers:
 
 
 _TESTS: Mapping[str, tuple[tuple[Body, tuple[str, int], tuple[str, int], tuple[str, int], Callable[..., Numbers]], ...]] = {
+    AVX2: ((_products_of_pairs, ("int16", LANES * PAIR), ("int16", LANES * PAIR), ("int32", LANES), _sums),),
     VNNI: (
         (_dot_of_bytes, ("uint8", BYTES), ("int8", BYTES), ("int32", LANES), _sums),
         (_dot_of_pairs, ("int16", LANES * PAIR), ("int16", LANES * PAIR), ("int32", LANES), _sums),

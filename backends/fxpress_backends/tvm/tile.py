@@ -13,6 +13,9 @@ REGISTERS = 32
 NEON_REGISTERS = 8
 """Fours of the 32 registers of NEON: sums and weights of 16 channels take four."""
 
+AVX2_REGISTERS = {"int8": 6, "uint8": 6, "int16": 8}
+"""Twos of AVX2's 16 registers, by what is multiplied: the halves of a word of bytes, and their weights, take four registers more."""
+
 THREAD_REGISTERS = 16
 """Of a CUDA thread's 255, so that small batches still give every multiprocessor threads, and each keeps several sums going."""
 
@@ -41,16 +44,16 @@ def _cycles(pixels: int, vectors: int) -> int:
     return max(pixels * vectors, pixels + vectors, 10)
 
 
-def image_tile(height: int, width: int, vectors: int, available: int = REGISTERS) -> tuple[int, int, int]:
+def image_tile(height: int, width: int, vectors: int, available: int = REGISTERS, together: int = 1) -> tuple[int, int, int]:
     """The first of `image_tiles`."""
-    return image_tiles(height, width, vectors, available)[0]
+    return image_tiles(height, width, vectors, available, together)[0]
 
 
-def image_tiles(height: int, width: int, vectors: int, available: int = REGISTERS) -> list[tuple[int, int, int]]:
+def image_tiles(height: int, width: int, vectors: int, available: int = REGISTERS, together: int = 1) -> list[tuple[int, int, int]]:
     """(rows, columns, vectors) of the tiles that cover height x width pixels of `vectors` channel vectors soonest.
 
     Tiles at the far edges are moved back inside, so what they compute twice is counted as waste. Of equally fast tiles
-    the one with the fewest steps is taken, then the one with the fewest rows.
+    the one with the fewest steps is taken, then the one with the fewest rows. Their pixels are whole groups of `together`.
     """
 
     def cost(tile: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -59,7 +62,8 @@ def image_tiles(height: int, width: int, vectors: int, available: int = REGISTER
         return steps * _cycles(rows * columns, wide), steps, rows
 
     sizes = product(range(1, min(height, 4) + 1), range(1, min(width, REGISTERS) + 1), (1, 2, 3, 4))
-    fitting = [tile for tile in sizes if vectors % tile[2] == 0 and registers(tile[0] * tile[1], tile[2]) <= available]
+    whole = (tile for tile in sizes if vectors % tile[2] == 0 and tile[0] * tile[1] % together == 0)
+    fitting = [tile for tile in whole if registers(tile[0] * tile[1], tile[2]) <= available]
     return sorted(fitting, key=cost)[:ALTERNATIVES]
 
 

@@ -16,7 +16,7 @@ from .sharing import site_of
 
 LEAST_CODES = 1 << 10
 """Codes of one sign that 32-bit sums must leave to an input of 16 bits, for it to be much finer than 8."""
-LEAST_ROWS = 16
+LEAST_ROWS = 64
 """Values of a channel that its variance is believed from."""
 
 

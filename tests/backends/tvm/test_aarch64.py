@@ -1,4 +1,4 @@
-"""The program's bits on aarch64, by the runner for boards, under QEMU: ARMv8.0 without dot products, ARMv8.2 with them."""
+"""The program's bits on aarch64, by the runner for boards, under QEMU: ARMv8.0, ARMv8.2 with dot products, and i8mm above them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ import torch
 from fxpress import zoo
 from fxpress_backends.artifact import lower
 from fxpress_backends.contract import Target
-from fxpress_backends.tvm import RUNNER
+from fxpress_backends.tvm import RUNNER, pack
 from fxpress_backends.tvm.cross import AARCH64, MACHINES
 from fxpress_backends.tvm.plan import plan
+from fxpress_backends.tvm.sizes import padded
 from fxpress_ir import Edit, Program, capture
 from fxpress_passes.pipeline import Pipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from several import several
 from support import attending_net, moving_net, residual_net
@@ -39,7 +43,9 @@ LIBRARIES = ("libtvm_ffi.so", "libtvm_runtime.so")
 DISTRIBUTIONS = ("apache-tvm", "apache-tvm-ffi")
 NEWER = "neoverse-n1"
 """An ARMv8.2-A CPU with dot products."""
-ON = {"tvm:aarch64": OLDEST, "tvm:aarch64-dotprod": NEWER}
+NEWEST = "max"
+"""All that QEMU knows, i8mm among it."""
+ON = {"tvm:aarch64": OLDEST, "tvm:aarch64-dotprod": NEWER, "tvm:aarch64-i8mm": NEWEST}
 """target ==> the CPU that QEMU plays."""
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -112,13 +118,15 @@ def digits() -> Runs:
     return integer, [(entry.held_out[0][:1],), (entry.held_out[0][1:8],)]
 
 
-DENSE, POINT, STRIDED, GROUPED, DEPTHWISE = (
+DENSE, POINT, STRIDED, GROUPED, DEPTHWISE, NARROW, PIXEL = (
     # inputs, outputs, groups, (height, width), kernel, stride, padding (top, left, bottom, right), dilation
     (20, 40, 1, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     (33, 17, 1, (3, 20), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
     (16, 48, 1, (9, 7), (3, 2), (2, 1), (3, 0, 3, 2), (3, 2)),
     (32, 64, 8, (4, 5), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     (18, 18, 18, (7, 7), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+    (3, 16, 1, (6, 5), (3, 3), (2, 2), (1, 1, 0, 1), (1, 1)),
+    (24, 16, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
 )
 CONVOLUTIONS: Sequence[tuple[Any, torch.dtype, Limits | None, str]] = (
     (DENSE, torch.int8, S8, "conv2d_sdot"),
@@ -127,10 +135,15 @@ CONVOLUTIONS: Sequence[tuple[Any, torch.dtype, Limits | None, str]] = (
     (STRIDED, torch.uint8, S8, "conv2d_sdot"),
     (STRIDED, torch.int8, S16, "conv2d_sdot"),
     (GROUPED, torch.uint8, S8, "conv2d_sdot"),
+    (NARROW, torch.int8, U8, "conv2d_sdot"),
+    (PIXEL, torch.uint8, None, "conv2d_sdot"),
     (DEPTHWISE, torch.uint8, U8, "conv2d_loops"),
     (POINT, torch.int16, None, "conv2d_loops"),
 )
-LINEAR = tuple((outputs, dtype) for outputs in (17, 48) for dtype in (torch.int8, torch.uint8))
+LINEAR = tuple(((*rows, 50), outputs, dtype) for rows, outputs in (((7,), 17), ((), 48)) for dtype in (torch.int8, torch.uint8))
+
+
+WIDE = "dot products take bytes, its input has 16 bits"
 
 
 def linear(outputs: int) -> Body:
@@ -142,12 +155,19 @@ def linear(outputs: int) -> Body:
     return body
 
 
+def residual(edit: Edit, x: fx.Node) -> fx.Node:
+    """A convolution added to its input in registers."""
+    own = convolution((20, 20, *DENSE[2:]), 1, S8)(edit, x)
+    return edit.call(torch.ops.fxp.add.default, own, x, 15001, -9877, 14, *S8)
+
+
 def extremes() -> Runs:
     """Every kind of convolution and linear side by side, on the ends of their types."""
     cases: list[tuple[tuple[int, ...], torch.dtype, Body]] = [
         ((case[0], *case[3]), dtype, convolution(case, number, limits)) for number, (case, dtype, limits, _) in enumerate(CONVOLUTIONS)
     ]
-    cases += [((7, 50), dtype, linear(outputs)) for outputs, dtype in LINEAR]
+    cases += [(shape, dtype, linear(outputs)) for shape, outputs, dtype in LINEAR]
+    cases.append(((20, 5, 6), torch.int8, residual))
 
     def body(edit: Edit, *inputs: fx.Node) -> list[fx.Node]:
         return [make(edit, x) for x, (_, _, make) in zip(inputs, cases, strict=True)]
@@ -166,8 +186,38 @@ def test_what_dot_products_take(targets: Mapping[str, Target]) -> None:
     program = plan(extremes()[0], targets["tvm:aarch64-dotprod"])
     assert [group.kernel for group in program.groups if group.kernel.startswith("linear")] == ["linear_sdot"] * len(LINEAR)
     groups = [group for group in program.groups if group.kernel.startswith("conv2d")]
-    assert [group.kernel for group in groups] == [kernel for *_, kernel in CONVOLUTIONS]
-    assert [group.why for group in groups][-2:] == ["18 groups of 1 inputs and 1 outputs", "dot products take bytes, its input has 16 bits"]
+    assert [group.kernel for group in groups] == [*(kernel for *_, kernel in CONVOLUTIONS), "conv2d_sdot"]
+    assert [group.why for group in groups][-3:-1] == ["18 groups of 1 inputs and 1 outputs", WIDE]
+
+
+def test_what_products_of_matrices_take(targets: Mapping[str, Target], fixed: Callable[..., Program]) -> None:
+    """What does not fill them stays with dot products, and the plan says why."""
+    program = plan(extremes()[0], targets["tvm:aarch64-i8mm"])
+    assert [group.kernel for group in program.groups if group.kernel.startswith("linear")] == ["linear_mmla"] * len(LINEAR)
+    groups = [group for group in program.groups if group.kernel.startswith("conv2d")]
+    apart = {
+        NARROW: ("conv2d_sdot", "products of matrices take 8 channels at a time, a position has 4"),
+        PIXEL: ("conv2d_sdot", "products of matrices take 2 positions, there is one"),
+        DEPTHWISE: ("conv2d_loops", "18 groups of 1 inputs and 1 outputs"),
+    }
+    wide = ("conv2d_loops", WIDE)
+    expected = [wide if dtype == torch.int16 else apart.get(case, ("conv2d_mmla", "")) for case, dtype, *_ in CONVOLUTIONS]
+    assert [(group.kernel, group.why) for group in groups] == [*expected, ("conv2d_mmla", "")]
+    assert "add" in groups[-1].attributes
+    assert apart[NARROW][1] in str(program)
+    row = plan(fixed(torch.zeros(1, 50, dtype=torch.int8), linear(17)), targets["tvm:aarch64-i8mm"])
+    assert [group.why for group in row.groups if group.kernel == "linear_sdot"] == [apart[PIXEL][1]]
+
+
+@given(st.integers(1, 40), st.integers(1, 19), st.integers(1, 3), st.integers(0, 99))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_weights_by_eight_are_found_where_the_kernel_looks(outputs: int, inputs: int, width: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).integers(-128, 128, (outputs, inputs, 1, width))
+    stored = padded(inputs, 8)
+    found = pack.eights_of_words(pack.weights_by_word(weight, padded(outputs, 16), stored))
+    for o, i, tap in product(range(outputs), range(inputs), range(width)):
+        assert found[o // 16, (tap * stored + i) // 8, o % 16 * 8 + i % 8] == weight[o, i, 0, tap]
+    assert np.abs(found.astype(int)).sum() == np.abs(weight).sum()
 
 
 PROGRAMS: Mapping[str, Callable[[], Runs]] = {
@@ -178,7 +228,12 @@ PROGRAMS: Mapping[str, Callable[[], Runs]] = {
 }
 
 
-CASES = [*((name, "tvm:aarch64") for name in PROGRAMS), ("digits-cnn", "tvm:aarch64-dotprod"), ("extremes", "tvm:aarch64-dotprod")]
+CASES = [
+    *((name, "tvm:aarch64") for name in PROGRAMS),
+    ("digits-cnn", "tvm:aarch64-dotprod"),
+    ("extremes", "tvm:aarch64-dotprod"),
+    ("extremes", "tvm:aarch64-i8mm"),
+]
 
 
 def _examples(program: Program) -> list[tuple[Tensor]]:
@@ -206,12 +261,13 @@ def test_the_bits_of_the_program_on_aarch64(name: str, target: str, run: Run, tm
     assert (conformance.returncode, conformance.stdout.count("same bits")) == (0, len(artifact.manifest["outputs"]))
 
 
-def test_an_older_cpu_does_not_know_dot_products(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "older"), [("tvm:aarch64-dotprod", OLDEST), ("tvm:aarch64-i8mm", NEWER)])
+def test_an_older_cpu_does_not_know_the_instructions(target: str, older: str, run: Run, tmp_path: Path) -> None:
     """So the comparisons on it ran nothing that it lacks, and those on the newer one ran what they are about."""
-    artifact = lower(residual_net(), "tvm:aarch64-dotprod", tmp_path / "artifact")
+    artifact = lower(residual_net(), target, tmp_path / "artifact")
     vectors = artifact.folder / "conformance.safetensors"
-    assert "Illegal instruction" in run(artifact.folder, vectors, model=OLDEST).stderr
-    assert run(artifact.folder, vectors, model=NEWER).returncode == 0
+    assert "Illegal instruction" in run(artifact.folder, vectors, model=older).stderr
+    assert run(artifact.folder, vectors, model=ON[target]).returncode == 0
 
 
 def test_the_runner_sees_other_bits_and_broken_files(run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from fxpress_backends.artifact import load, lower
 from fxpress_backends.contract import Target
 from fxpress_backends.tvm import TVM, cpu
-from fxpress_backends.tvm.cross import AARCH64, DOTPROD, MACHINES, RISCV64, cards
+from fxpress_backends.tvm.cross import AARCH64, DOTPROD, I8MM, MACHINES, RISCV64, cards
 from fxpress_backends.tvm.tile import NEON_REGISTERS, image_tile, matrix_tile, registers
 from fxpress_ir import capture
 from fxpress_ir.errors import BackendError
@@ -69,9 +69,12 @@ def test_floats_are_refused(target: Target, tmp_path: Path) -> None:
 def test_cards_run_where_their_machine_is() -> None:
     assert [card.runs_here for card in cards(("x86-64", "x86-64-v2"))] == [False] * len(cards(()))
     assert [card.name for card in cards((AARCH64,)) if card.runs_here] == ["tvm:aarch64"]
-    newer = cpu.features_of("aarch64", frozenset(["asimd", "asimddp"]))
-    assert [card.name for card in cards(newer) if card.runs_here] == ["tvm:aarch64", "tvm:aarch64-dotprod"]
-    for features, attributes in (((AARCH64,), ["+neon"]), ((AARCH64, DOTPROD), ["+neon", "+dotprod"])):
+    names = ["tvm:aarch64", "tvm:aarch64-dotprod", "tvm:aarch64-i8mm"]
+    for flags, count in ((["asimd", "i8mm"], 1), (["asimd", "asimddp"], 2), (["asimd", "asimddp", "i8mm"], 3)):
+        offered = cpu.features_of("aarch64", frozenset(flags))
+        assert [card.name for card in cards(offered) if card.runs_here] == names[:count]
+    newest = ((AARCH64, DOTPROD, I8MM), ["+neon", "+dotprod", "+i8mm"])
+    for features, attributes in (((AARCH64,), ["+neon"]), ((AARCH64, DOTPROD), ["+neon", "+dotprod"]), newest):
         assert cpu.llvm_target(cpu.native(features)) == {**MACHINES[AARCH64].llvm_target(()), "mattr": attributes}
     assert {card.storage for card in cards(())} == {"s8"}
 
@@ -82,7 +85,11 @@ def test_tiles_fit_the_registers_of_neon(size: tuple[int, int], vectors: int) ->
     rows, columns, wide = image_tile(*size, vectors, NEON_REGISTERS)
     assert vectors % wide == 0
     assert registers(rows * columns, wide) <= NEON_REGISTERS
+    if size != (1, 1):
+        rows, columns, wide = image_tile(*size, vectors, NEON_REGISTERS, together=2)
+        assert (rows * columns % 2, registers(rows * columns, wide) <= NEON_REGISTERS) == (0, True)
     tall, wide = matrix_tile(vectors, NEON_REGISTERS)
     assert vectors % wide == 0
     assert tall >= 4
+    assert tall % 2 == 0
     assert registers(tall, wide) <= NEON_REGISTERS

@@ -53,7 +53,7 @@ def test_the_kernel_is_the_targets(target: object, kernel: str) -> None:
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_packed_weights_are_found_where_the_kernel_looks(outputs: int, inputs: int, seed: int) -> None:
     weight = np.random.default_rng(seed).integers(-127, 128, (outputs, inputs, 1, 1))
-    found = pack.weights_by_pair(weight, padded(outputs, 16), padded(inputs, 16))
+    found = pack.pairs_of_words(pack.weights_by_word(weight, padded(outputs, 16), padded(inputs, 16)))
     for o, i in product(range(outputs), range(inputs)):
         assert found[o // 16, i // 2, o % 16 * 2 + i % 2] == weight[o, i, 0, 0]
     assert np.abs(found.astype(int)).sum() == np.abs(weight).sum()

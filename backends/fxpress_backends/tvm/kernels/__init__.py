@@ -16,13 +16,13 @@ from .attention import attention_amx, attention_loops, attention_threads, attent
 from .conv2d_amx import conv2d_amx
 from .conv2d_depthwise import conv2d_depthwise
 from .conv2d_loops import conv2d_loops
-from .conv2d_vnni import conv2d_sdot, conv2d_vnni
+from .conv2d_vnni import conv2d_avx2, conv2d_mmla, conv2d_sdot, conv2d_vnni
 from .dp4a import conv2d_dp4a, linear_dp4a
 from .elementwise import add, multiply, requantize
 from .gather import concat, embedding, gather
 from .linear_amx import linear_amx
 from .linear_loops import linear_loops
-from .linear_vnni import linear_pairs, linear_sdot, linear_vnni
+from .linear_vnni import linear_avx2, linear_mmla, linear_pairs, linear_sdot, linear_vnni
 from .logic import compare, logical_and, logical_not, logical_or
 from .lut import lut, lut16, lut_permute
 from .matmul import matmul_loops, matmul_vnni
@@ -37,11 +37,11 @@ from .softmax import softmax
 from .threads import on_threads
 
 _KERNELS: tuple[Callable[[Call], None], ...] = (
-    add, affine, attention_amx, attention_loops, attention_threads, attention_vnni, compare, concat, conv2d_amx, conv2d_depthwise,
-    conv2d_dp4a, conv2d_loops, conv2d_mma, conv2d_sdot, conv2d_vnni, convert, dequantize, embedding, gather, linear_amx,
-    linear_dp4a, linear_loops, linear_mma, linear_pairs, linear_sdot, linear_vnni, logical_and, logical_not, logical_or, lut,
-    lut16, lut_permute, matmul_loops, matmul_vnni, max_pool2d, multiply, normalize, positions, quantize, rearrange, requantize,
-    rotary, softmax, sum_pool2d,
+    add, affine, attention_amx, attention_loops, attention_threads, attention_vnni, compare, concat, conv2d_amx, conv2d_avx2,
+    conv2d_depthwise, conv2d_dp4a, conv2d_loops, conv2d_mma, conv2d_mmla, conv2d_sdot, conv2d_vnni, convert, dequantize,
+    embedding, gather, linear_amx, linear_avx2, linear_dp4a, linear_loops, linear_mma, linear_mmla, linear_pairs, linear_sdot,
+    linear_vnni, logical_and, logical_not, logical_or, lut, lut16, lut_permute, matmul_loops, matmul_vnni, max_pool2d, multiply,
+    normalize, positions, quantize, rearrange, requantize, rotary, softmax, sum_pool2d,
 )  # fmt: skip
 KERNELS = {kernel.__name__: kernel for kernel in _KERNELS}
 

@@ -1,14 +1,16 @@
 """conv2d as an implicit matrix product: taps are offsets into an NHWC image whose halo is its padding, so nothing is copied.
 
-With dilation 1 the taps of one kernel row are neighbours in memory: one run of ``kernel width * channels / 4`` words. A group
-of channels takes part of each pixel; the vectors of a tile belong to one group.
+With dilation 1 the taps of one kernel row are neighbours in memory: one run of ``kernel width * channels`` elements, read as words
+of several. A group of channels takes part of each pixel; the vectors of a tile belong to one group.
 """
 
 from __future__ import annotations
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from ..pack import LANES, WORD
+from ..pack import LANES
+from .avx2 import pair_tile
+from .mmla import MatrixTile
 from .operand import Call, fill_halo
 from .sdot import SignedTile
 from .vnni import Tile
@@ -22,6 +24,14 @@ def conv2d_sdot(call: Call) -> None:
     convolve(call, SignedTile)
 
 
+def conv2d_mmla(call: Call) -> None:
+    convolve(call, MatrixTile)
+
+
+def conv2d_avx2(call: Call) -> None:
+    convolve(call, pair_tile(call))
+
+
 def convolve(call: Call, kind: type[Tile]) -> None:
     """Tasks are channel blocks x images x rows of tiles, channels outermost so that a thread keeps its weights in cache."""
     source, output, settings = call.inputs[0], call.output, call.attributes
@@ -31,18 +41,18 @@ def convolve(call: Call, kind: type[Tile]) -> None:
     kernel_height, kernel_width = settings["kernel"]
     dilation_down, dilation_right = settings["dilation"]
 
-    pixel_words = source.spec.channels // WORD
-    row_words = (source.image_elements // WORD) // (source.spec.middle[0] if source.spec.middle else 1)
+    pixel_words = source.spec.channels // kind.word
+    row_words = (source.image_elements // kind.word) // (source.spec.middle[0] if source.spec.middle else 1)
     top, left = (have - used for have, used in zip(source.spec.halo[:2], settings["padding"][:2], strict=True))
-    group_words = settings["group_inputs"] // WORD if "group_inputs" in settings else pixel_words
+    group_words = settings["group_inputs"] // kind.word if "group_inputs" in settings else pixel_words
     dense = dilation_right == 1 and group_words == pixel_words
     runs = 1 if dense else kernel_width
     run_words = group_words * (kernel_width if dense else 1)
 
     fill_halo(output)
-    words = source.words()
+    words = kind.words(source)
     row_blocks, column_blocks = -(-height // tile_rows), -(-width // tile_columns)
-    image_words = source.image_elements // WORD
+    image_words = source.image_elements // kind.word
     pixels = [(row, column) for row in range(tile_rows) for column in range(tile_columns)]
     with T.parallel(output.spec.channels // LANES // vectors * (output.lead * row_blocks)) as task:
         first_vector = T.bind(task // (output.lead * row_blocks) * vectors)

@@ -9,7 +9,7 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES, WORD
 from .epilogue import finish, requantization
-from .operand import Call, Expr
+from .operand import Call, Expr, Operand
 
 _ALL = T.Ramp(0, 1, LANES)
 
@@ -18,12 +18,14 @@ class Tile:
     """Accumulators of several pixels x several vectors of 16 channels; each lives in its own register.
 
     Class attributes:
-        word: channels of a 32-bit word.
+        word: channels of each pixel that a step takes.
         element: what they are multiplied as.
+        together: how many pixels one instruction takes.
     """
 
     word: ClassVar[int] = WORD
     element: ClassVar[str] = "int8"
+    together: ClassVar[int] = 1
 
     def __init__(self, call: Call, pixels: int, vectors: int, first_vector: Expr) -> None:
         """Starts from the bias; `first_vector` counts channels by 16."""
@@ -36,6 +38,11 @@ class Tile:
             start = T.bind(bias[T.Ramp((first_vector + vector) * LANES, 1, LANES)])
             for sums in self._sums:
                 T.buffer_store(sums[vector], start, [_ALL])
+
+    @staticmethod
+    def words(source: Operand) -> Any:
+        """The input as `step` reads it."""
+        return source.words()
 
     def step(self, words: Any, positions: Sequence[Expr], depth: Expr) -> None:
         """Add one word of every pixel, at `positions` in the input, times the weights at `depth`."""

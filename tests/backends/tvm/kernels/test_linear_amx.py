@@ -12,7 +12,7 @@ from support import built, fxp
 from torch import fx
 from tvm_cases import S8, S16, U8, Body, Check, biases, multipliers, requantized, weights
 
-AMX, VNNI = (level for level in reversed(cpu.levels(())))
+_, VNNI, AMX = cpu.levels(())
 
 
 def linear(inputs: int, outputs: int, number: int) -> Body:
