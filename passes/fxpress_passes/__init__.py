@@ -8,6 +8,7 @@ from .equalize.fold_first_token import FoldFirstToken
 from .equalize.noisy_bias import NoisyBias
 from .equalize.power_of_two_factors import PowerOfTwoFactors
 from .equalize.rotate import Rotate
+from .factorize.factorize import Factorize
 from .fold.fold_batch_norm import FoldBatchNorm
 from .normalize.compose_linear import ComposeLinear
 from .normalize.compose_rms_norm import ComposeRmsNorm
@@ -20,12 +21,19 @@ from .normalize.eliminate_dead_code import EliminateDeadCode
 from .normalize.fold_constants import FoldConstants
 from .normalize.fold_positions import FoldPositions
 from .normalize.remove_noops import RemoveNoops
+from .prune.prune_blocks import PruneBlocks
+from .prune.prune_channels import PruneChannels
+from .prune.prune_heads import PruneHeads
+from .prune.prune_width import PruneWidth
+from .prune.sparsify import Sparsify
+from .quantize.compensate import Compensate
 from .quantize.compose_masks import ComposeMasks
 from .quantize.place_quantizers import PlaceQuantizers
 from .quantize.quantize_dyadic import QuantizeDyadic
 from .quantize.separate_masks import SeparateMasks
 from .quantize.to_integer import ToInteger
 from .recover.correct_bias import CorrectBias
+from .recover.recover import Recover
 from .recover.reestimate_batch_norm import ReestimateBatchNorm
 
 PASSES: tuple[type[Pass], ...] = (
@@ -39,6 +47,13 @@ PASSES: tuple[type[Pass], ...] = (
     DecomposeAttention,
     DecomposeUnflatten,
     DecomposeRoll,
+    PruneBlocks,
+    PruneWidth,
+    PruneHeads,
+    PruneChannels,
+    Sparsify,
+    Factorize,
+    Recover,
     ReestimateBatchNorm,
     FoldBatchNorm,
     DecomposePool1d,
@@ -51,6 +66,7 @@ PASSES: tuple[type[Pass], ...] = (
     SeparateMasks,
     PlaceQuantizers,
     CorrectBias,
+    Compensate,
     ToInteger,
     QuantizeDyadic,
 )
@@ -59,6 +75,7 @@ PASSES: tuple[type[Pass], ...] = (
 __all__ = [
     "PASSES",
     "Close",
+    "Compensate",
     "ComposeLinear",
     "ComposeMasks",
     "ComposeRmsNorm",
@@ -72,6 +89,7 @@ __all__ = [
     "EliminateDeadCode",
     "Equalize",
     "Exact",
+    "Factorize",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldFirstToken",
@@ -82,11 +100,17 @@ __all__ = [
     "PlaceQuantizers",
     "PowerOfTwoFactors",
     "Promise",
+    "PruneBlocks",
+    "PruneChannels",
+    "PruneHeads",
+    "PruneWidth",
     "QuantizeDyadic",
+    "Recover",
     "ReestimateBatchNorm",
     "Refused",
     "RemoveNoops",
     "Rotate",
     "SeparateMasks",
+    "Sparsify",
     "ToInteger",
 ]

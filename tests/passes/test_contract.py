@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import pytest
 import torch
-from fxpress_ir.errors import CalibrationError
-from fxpress_passes import Close, Context, Exact, FoldBatchNorm, Lossy, Pass, PlaceQuantizers, Promise, QuantizeDyadic, Refused
+from fxpress_ir.errors import CalibrationError, PipelineError
+from fxpress_passes import Close, Context, Exact, FoldBatchNorm, Lossy, Pass, PlaceQuantizers, Promise, QuantizeDyadic, Refused, Sparsify
 from fxpress_passes.contract import difference, options_of
+from fxpress_passes.pipeline import Pipeline
 from torch import Tensor, fx
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -94,6 +95,13 @@ def test_a_pass_prints_only_the_options_that_differ_from_their_defaults() -> Non
 def test_options_are_listed_in_order_with_their_defaults() -> None:
     assert list(options_of(Tune).items()) == [("share", 0.5), ("mode", "fast"), ("sizes", (1, 2))]
     assert options_of(FoldBatchNorm) == {"rewrite": True}
+
+
+def test_an_option_that_only_python_can_give_is_neither_printed_nor_parsed() -> None:
+    assert "loss" not in options_of(Sparsify)
+    assert str(Sparsify(sparsity=0.25, loss=lambda outputs, batch: outputs[0].sum())) == "sparsify{sparsity=0.25}"
+    with pytest.raises(PipelineError, match="unknown option 'loss'"):
+        Pipeline.parse("sparsify{loss=1}")
 
 
 def test_a_pass_is_a_value() -> None:

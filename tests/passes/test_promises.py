@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -9,12 +10,14 @@ from typing import ClassVar
 
 import pytest
 import torch
-from float_programs import BATCHES, measured, sample, sequence_program, untouched
+from encoder import encoder_program
+from float_programs import BATCHES, captured, measured, sample, sequence_program, untouched
 from fxpress_ir import Program, verify
 from fxpress_ir.errors import PassError, PipelineError
 from fxpress_passes import (
     PASSES,
     Close,
+    Compensate,
     ComposeLinear,
     ComposeMasks,
     ComposeRmsNorm,
@@ -28,23 +31,33 @@ from fxpress_passes import (
     EliminateDeadCode,
     Equalize,
     Exact,
+    Factorize,
     FoldBatchNorm,
     FoldConstants,
+    FoldFirstToken,
     FoldPositions,
     Lossy,
     NoisyBias,
     Pass,
     PlaceQuantizers,
+    PowerOfTwoFactors,
     Promise,
+    PruneBlocks,
+    PruneChannels,
+    PruneHeads,
+    PruneWidth,
     QuantizeDyadic,
+    Recover,
     ReestimateBatchNorm,
     RemoveNoops,
     Rotate,
     SeparateMasks,
+    Sparsify,
     ToInteger,
 )
 from fxpress_passes.contract import difference
 from fxpress_passes.pipeline import Pipeline, Report
+from stretched import ClassToken
 
 _aten = torch.ops.aten
 
@@ -80,21 +93,49 @@ CASES: dict[type[Pass], tuple[Pass, ...]] = {
     DecomposePool1d: (),
     ComposeMasks: (FoldPositions(), DecomposeAttention()),
     SeparateMasks: (FoldConstants(), FoldPositions(), DecomposeAttention()),
+    Factorize: (RemoveNoops(), FoldConstants(), ComposeLinear()),
+    PruneBlocks: (),
+    PruneWidth: (),
+    PruneHeads: (),
+    PruneChannels: (),
     FoldBatchNorm: (),
+    FoldFirstToken: (),
     Equalize: (),
     Rotate: (),
     NoisyBias: (),
+    PowerOfTwoFactors: (),
     PlaceQuantizers: QUANTIZABLE,
     ReestimateBatchNorm: (),
+    Sparsify: (),
+    Recover: (Sparsify(),),
     CorrectBias: (*QUANTIZABLE, PlaceQuantizers()),
+    Compensate: (*QUANTIZABLE, PlaceQuantizers()),
     ToInteger: (*QUANTIZABLE, PlaceQuantizers()),
     QuantizeDyadic: QUANTIZABLE,
     SwapAdds: (),
 }
-"""For each pass, what has to run first on the sequence net so that it has something to do."""
+"""For each pass, what has to run first on its net so that it has something to do."""
+STRETCHED = {FoldFirstToken, PowerOfTwoFactors}
+"""Passes whose net has a class token, and channels in front of a normalisation, that are far wider than the others; all other passes have
+the sequence net."""
+STRUCTURED = {PruneBlocks, PruneWidth, PruneHeads, PruneChannels}
+"""Passes whose net has layers of attention and MLP on one stream: heads and widths that can shrink."""
 HELD = (*PASSES, SwapAdds)
-MEASURING = (SwapAdds, ReestimateBatchNorm, CorrectBias, Equalize, Rotate, NoisyBias)
-"""Passes that always do something: they swap, or they measure anew."""
+MEASURING = (
+    *STRUCTURED,
+    SwapAdds,
+    Recover,
+    Sparsify,
+    Factorize,
+    ReestimateBatchNorm,
+    CorrectBias,
+    FoldFirstToken,
+    Equalize,
+    Rotate,
+    NoisyBias,
+    PowerOfTwoFactors,
+)
+"""Passes that always do something: they swap, they measure anew, or they remove a share of what is there."""
 
 
 def _first(*kinds: type[Pass]) -> tuple[Pass, ...]:
@@ -103,25 +144,43 @@ def _first(*kinds: type[Pass]) -> tuple[Pass, ...]:
     if missing:
         pytest.fail(f"{missing[0]} has no case in CASES: nothing holds it to its promise")
     own = {part.name for kind in kinds for part in kind().parts()}
-    return tuple(dict.fromkeys(item for kind in kinds for item in CASES[kind] if item.name not in own))
+    found = dict.fromkeys(item for kind in kinds for item in CASES[kind] if item.name not in own)
+    return tuple(sorted(found, key=lambda item: item.gives is not None))  # what takes floats comes before what ends them
 
 
 @lru_cache
-def _prepared(first: tuple[Pass, ...]) -> Program:
-    program = sequence_program()
-    return Pipeline(first).run(program, calibration=_calibration()).program if first else program
+def _class_token_program() -> Program:
+    return captured(ClassToken(), 2, 16)
+
+
+def _net(*kinds: type[Pass]) -> Program:
+    if STRETCHED & set(kinds):
+        return _class_token_program()
+    return encoder_program() if STRUCTURED & set(kinds) else sequence_program()
 
 
 @lru_cache
-def _calibration() -> list[tuple[torch.Tensor, ...]]:
-    return [sample(sequence_program(), 8, seed) for seed in range(4)]
+def _prepared(program: Program, first: tuple[Pass, ...]) -> Program:
+    return Pipeline(first).run(program, calibration=_calibration(program)).program if first else program
+
+
+@lru_cache
+def _calibration(program: Program) -> list[tuple[torch.Tensor, ...]]:
+    return [sample(program, 8, seed) for seed in range(4)]
+
+
+def _context(program: Program, kind: type[Pass]) -> Context:
+    """With data, and as if in a pipeline that began with the net."""
+    context = measured(program)
+    context.original = _net(kind)
+    return context
 
 
 def _check_held(before: Program, after: Program, promises: list[Promise]) -> None:
-    """The loosest of the promises holds; several close ones add up."""
-    floors = [promise.floor for promise in promises if isinstance(promise, Lossy)]
+    """The loosest kind of promise holds; several of one kind add up, decibels as amplitudes of noise."""
+    noise = sum(10 ** (-promise.floor / 20) for promise in promises if isinstance(promise, Lossy))
     rtol = sum(promise.rtol for promise in promises if isinstance(promise, Close))
-    together: Promise = Lossy(min(floors)) if floors else Close(rtol, "their sum") if rtol else Exact()
+    together: Promise = Lossy(-20 * math.log10(noise)) if noise else Close(rtol, "their sum") if rtol else Exact()
     for batch in BATCHES:
         inputs = sample(before, batch, seed=100)
         found = difference(before.run(*inputs), after.run(*inputs))
@@ -135,9 +194,9 @@ def _check_report(report: Report) -> None:
 
 @pytest.mark.parametrize("kind", HELD, ids=lambda kind: kind.name)
 def test_a_pass_keeps_its_promise(kind: type[Pass]) -> None:
-    program = _prepared(_first(kind))
+    program = _prepared(_net(kind), _first(kind))
     with untouched(program):
-        result = kind().apply(program, measured(program))
+        result = kind().apply(program, _context(program, kind))
     assert result is not program, "the net gives this pass nothing to do"
     verify(result)
     assert result.inputs == program.inputs
@@ -147,8 +206,8 @@ def test_a_pass_keeps_its_promise(kind: type[Pass]) -> None:
 
 @pytest.mark.parametrize("kind", HELD, ids=lambda kind: kind.name)
 def test_a_pass_that_did_nothing_gives_the_same_object_back(kind: type[Pass]) -> None:
-    program = _prepared(_first(kind))
-    once = kind().apply(program, measured(program))
+    program = _prepared(_net(kind), _first(kind))
+    once = kind().apply(program, _context(program, kind))
     if once.stage in kind.takes and kind not in MEASURING:
         assert kind().apply(once, Context()) is once
 
@@ -169,8 +228,9 @@ FORBIDDEN = [pair for pair in PAIRS if pair not in ALLOWED]
 
 @pytest.mark.parametrize(("first", "second"), ALLOWED, ids=lambda kind: kind.name)
 def test_a_pair_keeps_both_promises(first: type[Pass], second: type[Pass]) -> None:
-    program = _prepared(_first(first, second))
-    result = Pipeline([first(), second()]).run(program, calibration=_calibration())
+    net = _net(first, second)
+    program = _prepared(net, _first(first, second))
+    result = Pipeline([first(), second()]).run(program, calibration=_calibration(net))
     _check_report(result.report)
     verify(result.program)
     _check_held(program, result.program, [step.promise for step in result.report.steps])
@@ -183,31 +243,48 @@ def test_a_pair_in_a_wrong_order_is_an_error_before_anything_runs(
     for kind in HELD:
         monkeypatch.setattr(kind, "apply", lambda *_: pytest.fail("a pass ran"))
     with pytest.raises(PipelineError):
-        Pipeline([first(), second()]).run(sequence_program(), calibration=_calibration())
+        Pipeline([first(), second()]).run(sequence_program(), calibration=_calibration(sequence_program()))
 
 
 def test_the_pairs_are_those_that_one_expects() -> None:
     forbidden = {(first.name, second.name) for first, second in FORBIDDEN}
     written_out = {"decompose-attention", "decompose-unflatten", "decompose-roll", "decompose-pool1d", "separate-masks"}
     composed = {"fold-positions", "compose-linear", "compose-rms-norm", "decompose-index", "compose-masks"}
-    equalized = {"equalize", "rotate", "noisy-bias"}
-    anywhere = {"remove-noops", "fold-constants", "fold-batch-norm", "swap-adds", *written_out, *composed, *equalized}
+    equalized = {"equalize", "rotate", "noisy-bias", "power-of-two-factors"}
+    anywhere = {
+        *("prune-blocks", "prune-width", "prune-heads", "prune-channels"),
+        *("factorize", "sparsify"),
+        "remove-noops",
+        "fold-constants",
+        "fold-batch-norm",
+        "swap-adds",
+        "fold-first-token",
+        *written_out,
+        *composed,
+        *equalized,
+    }
     normal = {
         *(("compose-linear", "fold-constants"), ("compose-rms-norm", "remove-noops"), ("decompose-attention", "fold-positions")),
         *product({"decompose-pool1d"}, {"fold-constants", "fold-batch-norm", "compose-rms-norm"}),
         *product({"separate-masks"}, {"fold-constants", "decompose-attention", "compose-masks"}),
         *product({"compose-masks"}, {"fold-positions", "decompose-index", "decompose-attention"}),
     }
-    normal |= {*product(equalized, {"fold-batch-norm", "fold-constants"}), *product({"rotate", "noisy-bias"}, {"equalize"})}
-    normal.add(("noisy-bias", "rotate"))
-    late = {"place-quantizers", "quantize-dyadic", "to-integer", "correct-bias"}
+    normal |= {
+        *product(equalized, {"fold-batch-norm", "fold-constants"}),
+        *product({"fold-first-token"}, {"fold-batch-norm", "fold-constants"}),
+    }
+    normal |= {*product({"rotate", "noisy-bias", "power-of-two-factors"}, {"equalize"}), ("noisy-bias", "rotate")}
+    normal |= {("power-of-two-factors", "rotate"), ("power-of-two-factors", "noisy-bias")}
+    normal |= {("sparsify", "rotate"), *product({"to-integer", "quantize-dyadic"}, {"recover"})}
+    late = {"place-quantizers", "quantize-dyadic", "to-integer", "correct-bias", "compensate"}
     sums = {("quantize-dyadic", "place-quantizers"), ("place-quantizers", "quantize-dyadic")}
     backwards = {("to-integer", "place-quantizers"), ("to-integer", "quantize-dyadic"), ("quantize-dyadic", "to-integer")}
-    unquantized = set(product({*anywhere, "reestimate-batch-norm"}, {"to-integer", "correct-bias"}))
+    unquantized = set(product({*anywhere, "reestimate-batch-norm"}, {"to-integer", "correct-bias", "compensate"}))
     norms = {*product(late, {"reestimate-batch-norm"}), ("fold-batch-norm", "reestimate-batch-norm")}
-    biases = set(product({"to-integer", "quantize-dyadic"}, {"correct-bias"})) | set(
-        product({"correct-bias"}, {"place-quantizers", "quantize-dyadic"})
+    biases = set(product({"to-integer", "quantize-dyadic"}, {"correct-bias", "compensate"})) | set(
+        product({"correct-bias", "compensate"}, {"place-quantizers", "quantize-dyadic"})
     )
+    biases.add(("compensate", "correct-bias"))
     assert forbidden == {*product(late, anywhere), *sums, *backwards, *unquantized, *norms, *biases, *normal}
 
 
@@ -248,11 +325,11 @@ class Honest(Liar):
 @pytest.mark.parametrize("kind", [Liar, Closer])
 def test_a_third_partys_pass_that_lies_is_caught(kind: type[Pass]) -> None:
     with pytest.raises(PassError, match=r"^liar: promised (exact|close).* but outputs moved by 0\.00\d+ .*fault of the pass$"):
-        Pipeline([kind()]).run(sequence_program(), calibration=_calibration())
+        Pipeline([kind()]).run(sequence_program(), calibration=_calibration(sequence_program()))
 
 
 def test_the_same_change_under_a_promise_that_it_keeps_is_fine() -> None:
-    step = Pipeline([Honest()]).run(sequence_program(), calibration=_calibration()).report.steps[0]
+    step = Pipeline([Honest()]).run(sequence_program(), calibration=_calibration(sequence_program())).report.steps[0]
     assert step.promise_held
     assert step.against_previous is not None
     assert 30 < step.against_previous.sqnr < 80

@@ -1,1 +1,1 @@
-"""Passes that win back quality after a lossy one, without training."""
+"""Passes that win back quality after a lossy one, with and without training."""

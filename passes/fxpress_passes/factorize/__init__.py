@@ -1,0 +1,1 @@
+"""One weight ==> a product of thinner ones."""
