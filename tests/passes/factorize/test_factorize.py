@@ -205,25 +205,6 @@ def test_a_plan_is_text_that_can_be_edited_and_replayed() -> None:
     assert _shapes(item.cut(program, edited, context)) == [(2, 256), (24, 2)]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "is no plan"),
-        ('{"linear": {"kind": "qr", "ranks": [2], "before": 1, "after": 1}}', "'qr' is no decomposition"),
-        ('{"linear": {"kind": "channel", "ranks": ["two"], "before": 1, "after": 1}}', "whole numbers"),
-    ],
-)
-def test_a_text_that_is_no_plan_is_an_error(text: str, message: str) -> None:
-    with pytest.raises(PassError, match=message):
-        RankPlan.from_json(text)
-
-
-def test_a_plan_of_another_program_is_an_error() -> None:
-    plan = RankPlan.from_json('{"gemm": {"kind": "channel", "ranks": [2], "before": 1, "after": 1}}')
-    with pytest.raises(PassError, match="'gemm'"):
-        Factorize(metric="plain").cut(_net(), plan, Context())
-
-
 def test_a_layer_whose_inputs_are_too_many_to_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_moments, "COLUMNS", 150)
     program, context = _net(), measured(_net())

@@ -188,22 +188,12 @@ def test_side_paths_are_the_same_integers_everywhere(target: str, tmp_path: Path
     assert np.array_equal(artifact.run(2 * x.numpy())[0], program.run(2 * x)[0].numpy())
 
 
-@lru_cache
-def _char_lm() -> tuple[TextEntry, Program]:
-    """The model with four lines of held-out text."""
+def test_held_out_perplexity_of_a_language_model_falls() -> None:
     entry = fx.zoo.load("char-lm")
     assert isinstance(entry, TextEntry)
-    program = fx.capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
-    return replace(entry, held_out=(entry.held_out[0][:4], entry.held_out[1][:4])), program
-
-
-@pytest.mark.parametrize("bits", [4, 2])
-def test_held_out_perplexity_falls_with_the_rank(bits: int) -> None:
-    entry, program = _char_lm()
-    data = [(entry.calibration[0][0][:4],)]
-    context = Context(Evidence(Calibration(data)))
-    text = f"place-quantizers{{weight_bits={bits}, integer_only=true}}"
-    found = fx.Pipeline.parse(text).run(program, calibration=data).program
-    compensated = [Compensate(rank=rank, below=35).apply(found, context) for rank in (4, 16)]
-    perplexities = [entry.perplexity(one.run) for one in (found, *compensated)]
-    assert perplexities[0] > perplexities[1] > perplexities[2] > entry.perplexity(program.run)
+    entry = replace(entry, held_out=(entry.held_out[0][:2], entry.held_out[1][:2]))
+    program, data = fx.capture(entry.model, (entry.held_out[0],)), [(entry.calibration[0][0][:2],)]
+    found = fx.Pipeline.parse("place-quantizers{weight_bits=2, integer_only=true}").run(program, calibration=data).program
+    compensated = Compensate(rank=16, below=35).apply(found, Context(Evidence(Calibration(data))))
+    perplexities = [entry.perplexity(one.run) for one in (found, compensated, program)]
+    assert perplexities[0] > 1.1 * perplexities[1] > 1.1 * perplexities[2]
