@@ -40,7 +40,7 @@ def _program(text: str) -> Program:
     torch.manual_seed(0)
     program = fx.capture(Hidden().eval(), (torch.zeros(1, 5, 16),), dynamic_shapes={"x": {0: fx.Dim("batch")}})
     data = [(_input(8, seed),) for seed in range(4)]
-    return fx.Pipeline.parse(f"{text}, quantize-dyadic{{integer_only=true}}").run(program, calibration=data).program
+    return fx.Pipeline.parse(f"{text}, quantize-dyadic{{integer_only=true, input_floor=0}}").run(program, calibration=data).program
 
 
 def _input(batch: int, seed: int) -> Tensor:

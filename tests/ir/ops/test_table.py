@@ -13,6 +13,7 @@ from fxpress_ir.dyadic import saturation_bounds, shift_for
 from fxpress_ir.ops import INTEGER_OPERATORS, OPERATORS, SHAPE_OPERATORS, Interval, arguments, constant
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from positions import positions
 from support import aten, attending_net, built, fxp, moving_net, residual_net
 from torch import Tensor, fx
 
@@ -30,7 +31,10 @@ def test_every_integer_operator_has_a_proof_rule_and_fake_quantisers_have_none()
 
 def test_every_integer_operator_stands_in_the_hand_made_nets() -> None:
     used = {
-        node.target for net in (residual_net(), moving_net(), attending_net()) for node in net.graph.nodes if node.op == "call_function"
+        node.target
+        for net in (residual_net(), moving_net(), attending_net(), positions())
+        for node in net.graph.nodes
+        if node.op == "call_function"
     }
     assert used >= INTEGER_OPERATORS.keys()
 

@@ -14,7 +14,7 @@ from support import built, fxp
 from torch import fx
 from tvm_cases import S8, S16, U8, Check, convolution
 
-AMX = cpu.levels(())[1]
+AMX = cpu.levels(())[-1]
 Shape = tuple[Any, ...]
 
 CONVOLUTIONS: tuple[tuple[bool, Shape], ...] = (

@@ -15,7 +15,7 @@ from support import fxp
 from torch import Tensor, fx
 from tvm_cases import Check, requantized
 
-AMX = cpu.levels(())[1]
+AMX = cpu.levels(())[-1]
 S8, U8 = torch.int8, torch.uint8
 Sizes = tuple[int, int, int, int]
 
