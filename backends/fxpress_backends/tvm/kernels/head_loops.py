@@ -24,9 +24,13 @@ class Head:
         self.stride = (self._keys + LANES - 1) // LANES * LANES
         self.codes = T.alloc_buffer((tile * self.stride,), "uint8")
         self._exponentials = T.alloc_buffer((tile * self.stride,), "uint8")
+        self._pack_keys()
+
+    def _pack_keys(self) -> None:
+        """The keys' columns for `scores`, 16 keys side by side."""
         self._columns = T.alloc_buffer((self.stride * self._depth,), "int16")
         with T.serial(self.stride) as key, T.serial(self._depth) as depth:
-            value = T.Cast("int16", self._k.load([*head, T.min(key, self._keys - 1)], depth)) - T.int16(self._k.spec.zero)
+            value = T.Cast("int16", self._k.load([*self._head, T.min(key, self._keys - 1)], depth)) - T.int16(self._k.spec.zero)
             T.buffer_store(self._columns, value, [(key // LANES * self._depth + depth) * LANES + key % LANES])
 
     @staticmethod

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import LANES
 from . import head_loops
-from .operand import Call, Expr, lanes
+from .operand import Expr, lanes
 
 _ALL = T.Ramp(0, 1, LANES)
 
@@ -16,13 +14,8 @@ _ALL = T.Ramp(0, 1, LANES)
 class Head(head_loops.Head):
     """As that of plain loops."""
 
-    def __init__(self, call: Call, head: Sequence[Expr], tile: int) -> None:
-        self._call, self._head = call, head
-        self._q, self._k, self._v = call.inputs[:3]
-        self._keys, self._depth = self._k.outer[-1], self._k.spec.logical_channels
-        self.stride = (self._keys + LANES - 1) // LANES * LANES
-        self.codes = T.alloc_buffer((tile * self.stride,), "uint8")
-        self._exponentials = T.alloc_buffer((tile * self.stride,), "uint8")
+    def _pack_keys(self) -> None:
+        pass
 
     def scores(self, block: Expr) -> list[Expr]:
         sums = [T.alloc_buffer((LANES,), "int32") for _ in self._queries]
