@@ -33,7 +33,7 @@ class RankPlan:
             for name, split in self.splits.items()
         )
 
-    def json(self) -> str:
+    def to_json(self) -> str:
         """The plan as text; ``from_json`` reads it back."""
         return json.dumps({name: vars(split) for name, split in self.splits.items()}, indent=1)
 
@@ -47,7 +47,7 @@ class RankPlan:
         try:
             found = {name: _split(**parts) for name, parts in json.loads(text).items()}
         except (ValueError, TypeError, AttributeError) as error:
-            raise PassError(f"is no plan: {error}", where="factorize", way_on="give what RankPlan.json wrote") from error
+            raise PassError(f"is no plan: {error}", where="factorize", way_on="give what RankPlan.to_json wrote") from error
         for name, split in found.items():
             if split.kind not in DECOMPOSITIONS:
                 known = ", ".join(DECOMPOSITIONS)

@@ -197,9 +197,9 @@ def test_a_rank_that_the_target_is_not_faster_at_is_not_taken() -> None:
 def test_a_plan_is_text_that_can_be_edited_and_replayed() -> None:
     program, context, item = _net(), measured(_net()), Factorize(ratio=0.5)
     plan = item.decide(program, context)
-    assert RankPlan.from_json(plan.json()) == plan
+    assert RankPlan.from_json(plan.to_json()) == plan
     assert str(plan).splitlines()[0] == "linear: channel, ranks 5, 6144 -> 1400 parameters"
-    again = item.cut(program, RankPlan.from_json(plan.json()), measured(_net()))
+    again = item.cut(program, RankPlan.from_json(plan.to_json()), measured(_net()))
     assert difference(item.apply(program, context).run(*sample(program, 3)), again.run(*sample(program, 3))).equal
     edited = RankPlan({"linear": replace(plan.splits["linear"], ranks=(2,))})
     assert _shapes(item.cut(program, edited, context)) == [(2, 256), (24, 2)]
