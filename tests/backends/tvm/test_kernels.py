@@ -9,7 +9,7 @@ import torch
 from fxpress_ir import Edit
 from support import aten, fxp
 from torch import Tensor, fx
-from tvm_cases import BYTES, S8, S16, U8, Body, Check, Limits, biases, convolution, multipliers, requantized, weights
+from tvm_cases import BYTES, S8, S16, U8, Body, Check, Limits, convolution, linear, requantized
 
 CONVOLUTIONS: tuple[tuple[Any, ...], ...] = (
     # inputs, outputs, groups, (height, width), kernel, stride, padding (top, left, bottom, right), dilation
@@ -57,22 +57,9 @@ def test_one_image_read_with_two_paddings(dtype: torch.dtype, same_on_extremes: 
 def test_linear(dtype: torch.dtype, same_on_extremes: Check) -> None:
     """Rows of a matrix, of a sequence and of an image; batches below, at and above the tile."""
 
-    def body(inputs: int, outputs: int, number: int) -> Body:
-        generator = torch.Generator().manual_seed(number)
-
-        def linear(edit: Edit, x: fx.Node) -> fx.Node:
-            weight, bias = weights(generator, outputs, inputs), biases(generator, outputs)
-            acc = edit.call(fxp.linear.default, x, edit.add_tensor("w", weight), edit.add_tensor("bias", bias) if number % 2 else None)
-            limits = (U8, S8, None, S16)[number % 4]
-            if limits is None:
-                return acc
-            return requantized(edit, acc, multipliers(generator, outputs, inputs), 15 if limits is S16 else 16, limits, -1)
-
-        return linear
-
     shapes = ((1,), (17,), (64,), (5, 17), (3, 70), (3, 5, 8), (2, 2, 2, 9), (33,))
     outputs = (1, 5, 64, 48, 10, 17, 3, 1000)
-    cases = [(shape, dtype, body(shape[-1], count, number)) for number, (shape, count) in enumerate(zip(shapes, outputs, strict=True))]
+    cases = [(shape, dtype, linear(shape[-1], count, number)) for number, (shape, count) in enumerate(zip(shapes, outputs, strict=True))]
     same_on_extremes(cases, batches=(1, 6, 29))
 
 

@@ -57,3 +57,18 @@ def convolution(case: Sequence[Any], number: int, limits: Limits | None) -> Body
         return requantized(edit, acc, b, 15 if limits is S16 else 16, limits)
 
     return body
+
+
+def linear(inputs: int, outputs: int, number: int) -> Body:
+    """By the number: with a bias or without, to u8, s8, 32 or 16 bits."""
+    generator = torch.Generator().manual_seed(number)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        weight, bias = weights(generator, outputs, inputs), biases(generator, outputs)
+        acc = edit.call(fxp.linear.default, x, edit.add_tensor("w", weight), edit.add_tensor("bias", bias) if number % 2 else None)
+        limits = (U8, S8, None, S16)[number % 4]
+        if limits is None:
+            return acc
+        return requantized(edit, acc, multipliers(generator, outputs, inputs), 15 if limits is S16 else 16, limits, -1)
+
+    return body

@@ -7,26 +7,10 @@ import torch
 from fxpress_backends.tvm import cpu
 from fxpress_backends.tvm.physical import Group
 from fxpress_backends.tvm.plan import plan
-from fxpress_ir import Edit
-from support import built, fxp
-from torch import fx
-from tvm_cases import S8, S16, U8, Body, Check, biases, multipliers, requantized, weights
+from support import built
+from tvm_cases import Body, Check, linear
 
 _, VNNI, AMX = cpu.levels(())
-
-
-def linear(inputs: int, outputs: int, number: int) -> Body:
-    generator = torch.Generator().manual_seed(number)
-
-    def body(edit: Edit, x: fx.Node) -> fx.Node:
-        weight, bias = weights(generator, outputs, inputs), biases(generator, outputs)
-        acc = edit.call(fxp.linear.default, x, edit.add_tensor("w", weight), edit.add_tensor("bias", bias) if number % 2 else None)
-        limits = (U8, S8, None, S16)[number % 4]
-        if limits is None:
-            return acc
-        return requantized(edit, acc, multipliers(generator, outputs, inputs), 15 if limits is S16 else 16, limits, -1)
-
-    return body
 
 
 def test_bits(same_on_extremes: Check) -> None:
