@@ -34,13 +34,16 @@ def test_a_first_token_gains_by_being_folded() -> None:
     assert found["power-of-two-factors"] == "-"
 
 
-@pytest.mark.parametrize(("page", "expected"), [(f"# Page\n{MARKS}", True), ("# Page\n", False)])
-def test_the_table_goes_where_the_marks_are(page: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_goes_where_the_marks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
     monkeypatch.setattr(factors, "row", lambda name: (name, "1.00", "2.00", "-", "3.00", "4.00"))
     monkeypatch.setattr(sys, "argv", ["factors.py", "--write", "--models", "char-lm"])
-    readme.README.write_text(page)
+    readme.README.write_text(f"# Page\n{MARKS}")
     factors.main()
     written = readme.README.read_text()
-    assert ("| char-lm | 1.00 | 2.00 | - | 3.00 | 4.00 |" in written) == expected
-    assert ("stale" in written) == ("stale" in page and not expected)
+    assert "| char-lm | 1.00 | 2.00 | - | 3.00 | 4.00 |" in written
+    assert "stale" not in written
+    readme.README.write_text("# Page\n")
+    with pytest.raises(ValueError, match=r"README\.md has no place called factors"):
+        factors.main()
+    assert readme.README.read_text() == "# Page\n"
