@@ -94,14 +94,14 @@ def test_what_is_written_is_what_is_built(text: str, expected: tuple[Pass, ...])
         (
             "quantize-dyadic{zzz=8}",
             "quantize-dyadic: unknown option 'zzz'; it has weight_bits, activation_bits, edge_bits, "
-            "ranges, border_ranges, percentile, input_floor, integer_only, io",
+            "ranges, border_ranges, percentile, input_floor, integer_only, io, bits",
         ),
         ("remove-noops{hard=true}", "remove-noops: unknown option 'hard'; it has none"),
         ('quantize-dyadic{weight_bits="8"}', 'quantize-dyadic: weight_bits="8" is no int; e.g. weight_bits=8'),
         ("quantize-dyadic{weight_bits=8.0}", "quantize-dyadic: weight_bits=8.0 is no int; e.g. weight_bits=8"),
         ("quantize-dyadic{weight_bits=true}", "quantize-dyadic: weight_bits=true is no int; e.g. weight_bits=8"),
         ("quantize-dyadic{weight_bits=null}", "quantize-dyadic: weight_bits=null is no int; e.g. weight_bits=8"),
-        ("quantize-dyadic{weight_bits=3}", "place-quantizers: weight_bits=3; one of 8, 4, 2"),
+        ("quantize-dyadic{weight_bits=9}", "place-quantizers: weight_bits=9; one of 8, 7, 6, 5, 4, 3, 2"),
         ("quantize-dyadic{integer_only=1}", "quantize-dyadic: integer_only=1 is no bool; e.g. integer_only=false"),
         ("acme.mine{share=true}", "acme.mine: share=true is no float; e.g. share=0.5"),
         ("acme.mine{layers=conv1}", 'acme.mine: layers="conv1" is no tuple; e.g. layers=[]'),

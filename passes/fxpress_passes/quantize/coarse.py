@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import log10, prod
 
 import torch
@@ -33,16 +33,22 @@ def coarse_readers(
     Layers whose sums leave 16 bits no more than `LEAST_CODES` are not among them.
     """
     found = set()
-    for node, what in recognition.found.items():
-        if not isinstance(what, Recognized) or what.kind != "weighted" or node in islands or node in recognition.inside:
-            continue
-        core = what.core or node
+    for node, core in weighted(recognition, islands):
+        what = recognition.found[node]
+        assert isinstance(what, Recognized)
         assert what.weight is not None
         weight = tensors[str(what.weight.target)].detach()
         share = _share(what, weight, range_of(site_of(what.operands[0], recognition)), range_of(core))
         if share > 0 and -10 * log10(share) < floor and reach_limit(weight, bits=weight_bits(core), axis=what.channel_axis) >= LEAST_CODES:
             found.add(node)
     return frozenset(found)
+
+
+def weighted(recognition: Recognition, islands: Collection[fx.Node]) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Each weighted layer: the node that has its result, and the one that has its weight, which may be the same."""
+    for node, what in recognition.found.items():
+        if isinstance(what, Recognized) and what.kind == "weighted" and node not in islands and node not in recognition.inside:
+            yield node, what.core or node
 
 
 def _share(what: Recognized, weight: Tensor, source: Range, result: Range) -> float:

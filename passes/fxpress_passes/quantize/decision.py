@@ -12,9 +12,10 @@ from fxpress_ir.errors import PassError, ProgramError
 from torch import fx
 
 from ..evidence import Range
-from .coarse import coarse_readers
+from .coarse import coarse_readers, weighted
 from .elementwise import tabulate
 from .limits import code_limits
+from .precision import Precision
 from .recognize import Recognition, is_float
 from .recognized import PASSES_ON, Recognized
 from .scales import (
@@ -91,17 +92,24 @@ class Decision:
         program: Program,
         recognition: Recognition,
         range_of: RangeOf,
-        weight_bits: Callable[[fx.Node], int],
+        precision_of: Callable[[fx.Node], Precision],
         activation_bits: int = 8,
         floor: float = float("-inf"),
     ) -> None:
-        self._program, self._recognition, self._range_of, self._bits = program, recognition, range_of, weight_bits
+        self._program, self._recognition, self._range_of = program, recognition, range_of
+
+        def weight_bits(node: fx.Node) -> int:
+            return precision_of(node).weight
+
+        self._bits = weight_bits
         self._activation_bits = activation_bits
         self._islands = islands(recognition)
         self._fills = _fills(recognition)
         coarse: frozenset[fx.Node] = frozenset()
         if activation_bits == 8 and floor > 0:
             coarse = coarse_readers(recognition, self._islands, program.tensors, lambda node: self._seen(node, False), weight_bits, floor)
+        if activation_bits == 8:
+            coarse |= {node for node, core in weighted(recognition, self._islands) if precision_of(core).activation == 16}
         limited = None if activation_bits == 16 else coarse
         self._most = code_limits(recognition, program.tensors, weight_bits, limited)
         self._fine = rotations(recognition, program.tensors) | coarse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,19 +15,18 @@ from torch import fx
 from ..contract import Context, Lossy, Pass, Promise
 from ..evidence import Range
 from .decision import Decision, Placement, RangeOf, islands
+from .precision import ACTIVATION_BITS, WEIGHT_BITS, Precision, precisions, weighted_layers
 from .recognize import Recognition, recognize
-from .recognized import Recognized
 from .scales import Grid, Snapped
 
 __all__ = ["PlaceQuantizers", "Placement", "place"]
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
 _NORMALIZED = frozenset({_aten.layer_norm.default, _aten.rms_norm.default})
-WEIGHT_BITS = (8, 4, 2)
 METHODS = ("minmax", "percentile", "mse", "entropy")
 _CHOICES: dict[str, tuple[object, ...]] = {
     "weight_bits": WEIGHT_BITS,
-    "activation_bits": (8, 16),
+    "activation_bits": ACTIVATION_BITS,
     "edge_bits": WEIGHT_BITS,
     "ranges": METHODS,
     "border_ranges": METHODS,
@@ -43,7 +43,7 @@ class PlaceQuantizers(Pass):
     exactly.
 
     Options:
-        weight_bits: 8, 4 or 2.
+        weight_bits: 2 to 8.
         activation_bits: 8 or 16. 16-bit values take as many codes, at least 256, as the 32-bit sums of their readers allow.
         edge_bits: bits of the first and the last weighted layer's weights.
         ranges: of activations, ``minmax``, ``percentile``, ``mse`` or ``entropy`` on calibration data.
@@ -52,6 +52,8 @@ class PlaceQuantizers(Pass):
         input_floor: in dB; a layer whose result the rounding of its input to 8 bits alone would leave below it reads 16, at about
             twice its time (of pretrained MiniLM-L6 those around GELU; none of most networks). 0 leaves all layers 8 bits.
         integer_only: refuse a program that needs float islands.
+        bits: of single layers by their nodes' names, which go before `weight_bits`, `activation_bits` and `edge_bits`:
+            ``["fc1=w4", "fc2=w8a16"]``, as `allocate-bits` finds them.
     """
 
     name: ClassVar[str] = "place-quantizers"
@@ -70,6 +72,7 @@ class PlaceQuantizers(Pass):
     percentile: float = 99.99
     input_floor: float = 25.0
     integer_only: bool = False
+    bits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for option, known in _CHOICES.items():
@@ -80,6 +83,7 @@ class PlaceQuantizers(Pass):
             raise PipelineError(f"input_floor={self.input_floor!r}", where=self.name, way_on="0 to 60, in dB")
         if not 50 < self.percentile <= 100:
             raise PipelineError(f"percentile={self.percentile!r}", where=self.name, way_on="above 50, up to 100")
+        precisions(self.bits, self.name)
 
     def apply(self, program: Program, context: Context) -> Program:
         return place(program, self.decide(program, context))
@@ -104,17 +108,26 @@ class PlaceQuantizers(Pass):
             for refusal in context.refusals[-len(refused) :]:
                 error.add_note(str(refusal))
             raise error
-        bits = self._weight_bits(recognition)
+        chosen = self._precisions(recognition)
         ranges, floor = self._range_of(program, context), self.input_floor
-        return Decision(program, recognition, ranges, lambda node: bits[node], self.activation_bits, floor).plan()
+        return Decision(program, recognition, ranges, lambda node: chosen[node], self.activation_bits, floor).plan()
 
-    def _weight_bits(self, recognition: Recognition) -> dict[fx.Node, int]:
-        layers = [
-            node
-            for node, what in recognition.found.items()
-            if isinstance(what, Recognized) and what.kind == "weighted" and what.core is None
-        ]
-        return {node: self.edge_bits if node in (layers[0], layers[-1]) else self.weight_bits for node in layers}
+    def _precisions(self, recognition: Recognition) -> dict[fx.Node, Precision]:
+        """Of every weighted layer.
+
+        Raises:
+            PassError: `bits` names what is none.
+        """
+        named, layers = precisions(self.bits, self.name), weighted_layers(recognition)
+        for name in named.keys() - layers.keys():
+            close = difflib.get_close_matches(name, layers, n=1)
+            way_on = f"did you mean {close[0]!r}?" if close else f"its layers are {', '.join(list(layers)[:3])} ..."
+            raise PassError(f"bits names {name!r}, which is no layer with weights", where=self.name, way_on=way_on)
+        edges = {*list(layers)[:1], *list(layers)[-1:]}
+        return {
+            node: named.get(name, Precision(self.edge_bits if name in edges else self.weight_bits, self.activation_bits))
+            for name, node in layers.items()
+        }
 
     def _range_of(self, program: Program, context: Context) -> RangeOf:
         def range_of(node: fx.Node, border: bool) -> Range:

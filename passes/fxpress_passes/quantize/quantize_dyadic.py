@@ -31,6 +31,7 @@ class QuantizeDyadic(Pass):
     input_floor: float = 25.0
     integer_only: bool = False
     io: str = "float"
+    bits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.parts()

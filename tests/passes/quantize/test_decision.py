@@ -13,6 +13,7 @@ from fxpress_ir import Program
 from fxpress_ir.errors import PassError
 from fxpress_passes.evidence import Calibration, Evidence, Range
 from fxpress_passes.quantize.decision import Decision, Placement, islands
+from fxpress_passes.quantize.precision import Precision
 from fxpress_passes.quantize.recognize import recognize
 from fxpress_passes.quantize.recognized import Recognized
 from fxpress_passes.quantize.scales import PROBABILITIES, activation_grid
@@ -47,7 +48,7 @@ def _ranges(program: Program) -> dict[str, Range]:
 
 def _plan(program: Program, **changed: Range) -> Placement:
     ranges = {**_ranges(program), **changed}
-    return Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: 8).plan()
+    return Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: Precision()).plan()
 
 
 def _limits(plan: Placement) -> dict[str, tuple[int, int]]:
@@ -176,7 +177,7 @@ def test_ranges_of_borders_are_asked_for_as_such() -> None:
         asked[node.name] = border
         return ranges[node.name]
 
-    Decision(program, recognize(program.graph), range_of, lambda node: 8).plan()
+    Decision(program, recognize(program.graph), range_of, lambda node: Precision()).plan()
     assert asked == {"x": True, "conv2d": True, "softmax": True, "relu": False, "linear": True}
 
 
@@ -185,7 +186,7 @@ def test_weights_take_the_bits_of_their_layer(bits: int) -> None:
     program = _captured(lambda a, b, _: a + b)
     ranges = _ranges(program)
     widths = {"conv2d": 8, "conv2d_1": bits}
-    plan = Decision(program, recognize(program.graph), lambda node, _: ranges[node.name], lambda node: widths[node.name]).plan()
+    plan = Decision(program, recognize(program.graph), lambda node, _: ranges[node.name], lambda node: Precision(widths[node.name])).plan()
     assert {name: snapped.bits for name, snapped in plan.weights.items()} == widths
 
 
@@ -196,7 +197,7 @@ def test_a_function_that_is_no_number_on_its_values_is_an_error() -> None:
     program = captured(lambda x: x.sqrt(), 1, 4)
     ranges = {"x": Range(-1e-3, 1.0), "sqrt": Range(0.0, 1.0)}
     with pytest.raises(PassError) as caught:
-        Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: 8).plan()
+        Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: Precision()).plan()
     assert str(caught.value).startswith("node sqrt: it is not a number at -")
 
 
@@ -215,7 +216,7 @@ def _in_blocks(name: str) -> tuple[Program, Placement, dict[str, Range]]:
 
 
 def _plan_of(program: Program, ranges: Mapping[str, Range], bits: int = 8) -> Placement:
-    return Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: 8, bits).plan()
+    return Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: Precision(), bits).plan()
 
 
 def test_the_values_of_the_residual_stream_have_16_bits_and_what_layers_read_8() -> None:

@@ -10,6 +10,7 @@ from fxpress_ir.errors import PassError
 from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.quantize.decision import Decision, Placement
 from fxpress_passes.quantize.limits import code_limits
+from fxpress_passes.quantize.precision import Precision
 from fxpress_passes.quantize.recognize import recognize
 from torch import nn
 from torch.nn import functional
@@ -19,7 +20,7 @@ S16 = (-(2**15), 2**15 - 1)
 
 def _short(program: Program) -> Placement:
     ranges = Evidence(Calibration([sample(program, 8, seed) for seed in range(4)])).ranges(program)
-    return Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: 8, 16).plan()
+    return Decision(program, recognize(program.graph), lambda node, border: ranges[node.name], lambda node: Precision(), 16).plan()
 
 
 def test_sixteen_bit_values_have_as_many_codes_as_their_readers_sums_allow() -> None:
@@ -45,8 +46,8 @@ def test_sums_that_leave_eight_bits_to_a_value_are_refused() -> None:
 def test_only_what_is_limited_is_named() -> None:
     """An average over 64 pixels leaves 2**30 / 64 codes; one over 4 leaves all."""
     program = captured(lambda x: functional.avg_pool2d(functional.avg_pool2d(x.sigmoid(), 2).tanh(), 8), 2, 3, 16, 16)
-    found = code_limits(recognize(program.graph), program.tensors, lambda node: 8)
+    found = code_limits(recognize(program.graph), program.tensors, lambda node: Precision())
     assert found == {}
     program = captured(lambda x: functional.avg_pool2d(x.sigmoid(), 256), 2, 1, 256, 256)
-    found = code_limits(recognize(program.graph), program.tensors, lambda node: 8)
+    found = code_limits(recognize(program.graph), program.tensors, lambda node: Precision())
     assert {node.name: limit for node, limit in found.items()} == {"sigmoid": (2**30 - 1) // 2**16}

@@ -239,6 +239,7 @@ LAYERS = (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ConvTranspose2d(
         ({"weight_bits": 2}, [127, 1, 1, 127]),
         ({"weight_bits": 4, "edge_bits": 4}, [7, 7, 7, 7]),
         ({"edge_bits": 2}, [1, 127, 127, 1]),
+        ({"weight_bits": 5, "edge_bits": 3}, [3, 15, 15, 3]),
     ],
 )
 def test_inner_layers_take_the_bits_that_were_asked_for_and_the_first_and_the_last_their_own(
@@ -258,10 +259,10 @@ def test_one_layer_is_the_first_and_the_last() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight_bits": 0}, "weight_bits=0; one of 8, 4, 2"),
-        ({"weight_bits": 16}, "weight_bits=16; one of 8, 4, 2"),
-        ({"weight_bits": "8"}, "weight_bits='8'; one of 8, 4, 2"),
-        ({"edge_bits": 3}, "edge_bits=3; one of 8, 4, 2"),
+        ({"weight_bits": 0}, "weight_bits=0; one of 8, 7, 6, 5, 4, 3, 2"),
+        ({"weight_bits": 16}, "weight_bits=16; one of 8, 7, 6, 5, 4, 3, 2"),
+        ({"weight_bits": "8"}, "weight_bits='8'; one of 8, 7, 6, 5, 4, 3, 2"),
+        ({"edge_bits": 1}, "edge_bits=1; one of 8, 7, 6, 5, 4, 3, 2"),
         ({"ranges": "median"}, "ranges='median'; one of minmax, percentile, mse, entropy"),
         ({"border_ranges": ""}, "border_ranges=''; one of minmax, percentile, mse, entropy"),
         ({"percentile": 50.0}, "percentile=50.0; above 50, up to 100"),

@@ -43,8 +43,8 @@ def test_it_is_the_sum_of_its_parts(bits: int) -> None:
 
 
 def test_options_are_checked_when_it_is_made() -> None:
-    with pytest.raises(PipelineError, match="weight_bits=5; one of 8, 4, 2"):
-        QuantizeDyadic(weight_bits=5)
+    with pytest.raises(PipelineError, match="weight_bits=9; one of 8, 7, 6, 5, 4, 3, 2"):
+        QuantizeDyadic(weight_bits=9)
     with pytest.raises(PipelineError, match="ranges='max'; one of minmax, percentile, mse, entropy"):
         QuantizeDyadic(ranges="max")
     with pytest.raises(PipelineError, match="to-integer: io='int'; one of float, integer"):
