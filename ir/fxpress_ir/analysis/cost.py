@@ -42,32 +42,39 @@ class Cost:
 def cost(graph: fx.Graph, tensors: Mapping[str, Tensor], symbols: Mapping[str, int]) -> Cost:
     """The cost with every symbolic size at the value in `symbols`."""
 
-    def shape(node: fx.Node) -> list[int]:
-        return [concrete_size(size, symbols) for size in node.meta["val"].shape]
-
     def size(node: fx.Node) -> int:
         value: Any = node.meta.get("val")
         if node.op not in ("placeholder", "call_function") or not isinstance(value, Tensor) or shares_memory(node):
             return 0
-        return prod(shape(node)) * value.element_size()
-
-    def macs(node: fx.Node) -> int:
-        operator = getattr(node.target, "_opname", "")
-        if operator in _CONVOLUTIONS:
-            return prod(shape(node)) * prod(shape(node.args[1])[1:])  # type: ignore[arg-type]
-        if operator in _TRANSPOSED:
-            return prod(shape(node.args[0])) * prod(shape(node.args[1])[1:])  # type: ignore[arg-type]
-        if operator in _PRODUCTS:
-            return prod(shape(node)) * shape(node.args[_PRODUCTS[operator]])[-1]  # type: ignore[arg-type]
-        if operator in _ATTENTIONS:
-            query, key = (shape(operand) for operand in node.args[:2])  # type: ignore[arg-type]
-            return prod(query) * key[-2] + prod(shape(node)) * key[-2]
-        return 0
+        return prod(_shape(node, symbols)) * value.element_size()
 
     return Cost(
-        macs=sum(macs(node) for node in graph.nodes),
+        macs=sum(macs(node, symbols) for node in graph.nodes),
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
         activation_bytes=sum(size(node) for node in graph.nodes if node.op == "call_function"),
         peak_memory=peak(graph, size),
     )
+
+
+def macs(node: fx.Node, symbols: Mapping[str, int]) -> int:
+    """Multiply-accumulates of one node; 0 for what is no convolution, linear, matrix product or attention."""
+
+    def shape(operand: Any) -> list[int]:
+        return _shape(operand, symbols)
+
+    operator = getattr(node.target, "_opname", "")
+    if operator in _CONVOLUTIONS:
+        return prod(shape(node)) * prod(shape(node.args[1])[1:])
+    if operator in _TRANSPOSED:
+        return prod(shape(node.args[0])) * prod(shape(node.args[1])[1:])
+    if operator in _PRODUCTS:
+        return prod(shape(node)) * shape(node.args[_PRODUCTS[operator]])[-1]
+    if operator in _ATTENTIONS:
+        query, key = (shape(operand) for operand in node.args[:2])
+        return prod(query) * key[-2] + prod(shape(node)) * key[-2]
+    return 0
+
+
+def _shape(node: fx.Node, symbols: Mapping[str, int]) -> list[int]:
+    return [concrete_size(size, symbols) for size in node.meta["val"].shape]

@@ -6,31 +6,17 @@ import difflib
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from fxpress_ir import Edit, Program
-from fxpress_ir.errors import PassError, PipelineError, RefusalError
-from fxpress_ir.ops import arguments
+from fxpress_ir import Program
+from fxpress_ir.errors import PassError
 from torch import fx
 
 from ..contract import Context, Lossy, Pass, Promise
-from ..evidence import Range
-from .decision import Decision, Placement, RangeOf, islands
-from .precision import ACTIVATION_BITS, WEIGHT_BITS, Precision, precisions, weighted_layers
-from .recognize import Recognition, recognize
-from .scales import Grid, Snapped
+from .decision import Placement
+from .placing import Placing, check_choice, place
+from .precision import WEIGHT_BITS, Precision, precisions, weighted_layers
+from .recognize import Recognition
 
 __all__ = ["PlaceQuantizers", "Placement", "place"]
-
-_aten, _fxp = torch.ops.aten, torch.ops.fxp
-_NORMALIZED = frozenset({_aten.layer_norm.default, _aten.rms_norm.default})
-METHODS = ("minmax", "percentile", "mse", "entropy")
-_CHOICES: dict[str, tuple[object, ...]] = {
-    "weight_bits": WEIGHT_BITS,
-    "activation_bits": ACTIVATION_BITS,
-    "edge_bits": WEIGHT_BITS,
-    "ranges": METHODS,
-    "border_ranges": METHODS,
-}
 
 
 @dataclass(frozen=True)
@@ -75,15 +61,10 @@ class PlaceQuantizers(Pass):
     bits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for option, known in _CHOICES.items():
-            if getattr(self, option) not in known:
-                message = f"{option}={getattr(self, option)!r}"
-                raise PipelineError(message, where=self.name, way_on=f"one of {', '.join(map(str, known))}")
-        if not 0 <= self.input_floor <= 60:
-            raise PipelineError(f"input_floor={self.input_floor!r}", where=self.name, way_on="0 to 60, in dB")
-        if not 50 < self.percentile <= 100:
-            raise PipelineError(f"percentile={self.percentile!r}", where=self.name, way_on="above 50, up to 100")
+        for option in ("weight_bits", "edge_bits"):
+            check_choice(option, getattr(self, option), WEIGHT_BITS, self.name)
         precisions(self.bits, self.name)
+        self._placing()
 
     def apply(self, program: Program, context: Context) -> Program:
         return place(program, self.decide(program, context))
@@ -93,31 +74,17 @@ class PlaceQuantizers(Pass):
 
         Raises:
             RefusalError: an operator has no integer form, with `integer_only`.
-            PassError: an output's range is too small for its layer's weights and inputs.
+            PassError: an output's range is too small for its layer's weights and inputs; `bits` names what is no layer.
             CalibrationError: no usable calibration data.
         """
-        recognition = recognize(program.graph)
-        refused = islands(recognition)
-        for node, reason in refused.items():
-            context.refuse(node, reason, "it stays in floats" if not self.integer_only else "rewrite the model without it")
-        if refused and self.integer_only:
-            node, reason = next(iter(refused.items()))
-            error = RefusalError(
-                reason, where=f"{self.name}, node {node.name}", way_on="rewrite it, or allow float islands: integer_only=false"
-            )
-            for refusal in context.refusals[-len(refused) :]:
-                error.add_note(str(refusal))
-            raise error
-        chosen = self._precisions(recognition)
-        ranges, floor = self._range_of(program, context), self.input_floor
-        return Decision(program, recognition, ranges, lambda node: chosen[node], self.activation_bits, floor).plan()
+        return self._placing().decide(program, context, self._precisions)
+
+    def _placing(self) -> Placing:
+        return Placing(
+            self.name, self.activation_bits, self.ranges, self.border_ranges, self.percentile, self.input_floor, self.integer_only
+        )
 
     def _precisions(self, recognition: Recognition) -> dict[fx.Node, Precision]:
-        """Of every weighted layer.
-
-        Raises:
-            PassError: `bits` names what is none.
-        """
         named, layers = precisions(self.bits, self.name), weighted_layers(recognition)
         for name in named.keys() - layers.keys():
             close = difflib.get_close_matches(name, layers, n=1)
@@ -128,56 +95,3 @@ class PlaceQuantizers(Pass):
             node: named.get(name, Precision(self.edge_bits if name in edges else self.weight_bits, self.activation_bits))
             for name, node in layers.items()
         }
-
-    def _range_of(self, program: Program, context: Context) -> RangeOf:
-        def range_of(node: fx.Node, border: bool) -> Range:
-            method = self.border_ranges if border else self.ranges
-            if method == "minmax":
-                return context.evidence.ranges(program)[node.name]
-            return context.evidence.histograms(program)[node.name].range(method, self.percentile)
-
-        return range_of
-
-
-def place(program: Program, plan: Placement) -> Program:
-    """Insert the quantisers that a plan names; a plan that was read, edited or stored works the same.
-
-    Raises:
-        PassError: the plan names a node that the program does not have.
-    """
-    unknown = sorted({*plan.activations, *plan.weights, *plan.narrowed} - {node.name for node in program.graph.nodes})
-    if unknown:
-        raise PassError(f"the plan names {unknown[0]!r}", where="place-quantizers", way_on="use the plan of this very program")
-    edit = program.edit()
-    by_name = {node.name: edit.here(node) for node in program.graph.nodes if node.op != "output"}
-    for node in by_name.values():
-        if node.name in plan.weights:
-            _quantize_weight(edit, node, plan.weights[node.name])
-        stored = node
-        if node.name in plan.activations:
-            stored = _quantize(edit, node, plan.activations[node.name], list(node.users), node)
-        if node.name in plan.narrowed:
-            narrowed = plan.narrowed[node.name]
-            # a normalised value is rounded to either grid from the same 32 bits; others are taken as they were stored
-            source = node if node.target in _NORMALIZED else stored
-            _quantize(edit, source, narrowed.grid, [by_name[name] for name in narrowed.readers], stored)
-    return edit.finish(stage="simulated")
-
-
-def _quantize(edit: Edit, node: fx.Node, grid: Grid, readers: list[fx.Node], read: fx.Node) -> fx.Node:
-    """A quantiser of `node`, which `readers` read in place of `read`."""
-    with edit.graph.inserting_after(read):
-        quantized = edit.call(_fxp.fake_quantize.default, node, grid.scale, grid.qmin, grid.qmax, like=node, name=f"{node.name}_q")
-    for reader in readers:
-        reader.replace_input_with(read, quantized)
-    return quantized
-
-
-def _quantize_weight(edit: Edit, node: fx.Node, chosen: Snapped) -> None:
-    weight: fx.Node = arguments(node)["weight"]
-    most = (1 << (chosen.bits - 1)) - 1
-    with edit.graph.inserting_before(node):
-        scale = edit.add_tensor(f"{node.name}.scale", torch.tensor(chosen.scales, dtype=torch.float64))
-        parts = (weight, scale, chosen.axis, -most, most)
-        quantized = edit.call(_fxp.fake_quantize_channels.default, *parts, name=f"{node.name}_weight_q")
-    node.replace_input_with(weight, quantized)

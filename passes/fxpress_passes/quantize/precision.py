@@ -14,7 +14,7 @@ from .recognized import Recognized
 
 WEIGHT_BITS = (8, 7, 6, 5, 4, 3, 2)
 ACTIVATION_BITS = (8, 16)
-_ENTRY = re.compile(r"(?P<name>[^=\s]+)=w(?P<weight>[0-9]+)(?:a(?P<activation>[0-9]+))?")
+_PRECISION = re.compile(r"w(?P<weight>[0-9]+)(?:a(?P<activation>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,35 @@ class Precision:
         return f"w{self.weight}a{self.activation}"
 
 
-def precisions(entries: Iterable[str], where: str) -> dict[str, Precision]:
-    """Precisions by layers' names; without ``a...`` inputs have 8 bits.
+def precision_of(text: str, where: str) -> Precision:
+    """``w4a16``, or ``w4`` for inputs of 8 bits.
 
     Raises:
-        PipelineError: an entry of another form, bits that there are not, a layer named twice.
+        PipelineError: another form, or bits that there are not.
+    """
+    match = _PRECISION.fullmatch(text) if isinstance(text, str) else None
+    found = Precision(int(match["weight"]), int(match["activation"] or 8)) if match else Precision(0)
+    if found.weight not in WEIGHT_BITS or found.activation not in ACTIVATION_BITS:
+        raise PipelineError(
+            f"{text!r} is no precision", where=where, way_on='write "w4" or "w4a16": weights have 2 to 8 bits, inputs 8 or 16'
+        )
+    return found
+
+
+def precisions(entries: Iterable[str], where: str) -> dict[str, Precision]:
+    """Precisions by layers' names, from ``name=w4a16``.
+
+    Raises:
+        PipelineError: an entry of another form, a layer named twice.
     """
     found: dict[str, Precision] = {}
     for entry in entries:
-        match = _ENTRY.fullmatch(entry) if isinstance(entry, str) else None
-        if match is None:
+        name, equals, text = entry.partition("=") if isinstance(entry, str) else (repr(entry), "", "")
+        if not equals or not name:
             raise PipelineError(f"bits: cannot read {entry!r}", where=where, way_on='write "layer=w4", or "layer=w4a16"')
-        precision = Precision(int(match["weight"]), int(match["activation"] or 8))
-        if precision.weight not in WEIGHT_BITS or precision.activation not in ACTIVATION_BITS:
-            raise PipelineError(f"bits: {entry!r}", where=where, way_on="weights have 2 to 8 bits, inputs 8 or 16")
-        if match["name"] in found:
-            raise PipelineError(f"bits: {match['name']!r} is named twice", where=where, way_on="keep one")
-        found[match["name"]] = precision
+        if name in found:
+            raise PipelineError(f"bits: {name!r} is named twice", where=where, way_on="keep one")
+        found[name] = precision_of(text, f"{where}, bits of {name}")
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
 from fxpress_ir import Program
+from fxpress_ir.errors import PassError
 from torch import Tensor
 
 from ...contract import Context
@@ -18,10 +19,16 @@ from ..losses import DISTANCES, LOSSES, Distance
 
 @dataclass(frozen=True)
 class Perturbation:
-    """One choice: its name, and what it makes of which tensors of the program (same shapes); made anew when asked."""
+    """One choice.
+
+    Attributes:
+        weights: what it makes of which tensors of the program (same shapes); made anew when asked.
+        inputs: what it makes of the first operand of which nodes, by their names; only measures that try choices see it.
+    """
 
     name: str
     weights: Callable[[], Mapping[str, Tensor]]
+    inputs: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Asked:
         context: calibration data, seed and progress.
         loss: `LOSSES`' name of what derivatives are taken of.
         most: batches that are looked at.
+        base: what weights have before a choice is tried; measures by derivatives do not know it.
     """
 
     program: Program
@@ -41,6 +49,7 @@ class Asked:
     context: Context
     loss: str = "divergence"
     most: int = 4
+    base: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -63,13 +72,19 @@ class Asked:
         return [name for name in self.program.tensors if name in names]
 
     def changes(self, one: Perturbation) -> dict[str, Tensor]:
-        """What a choice adds to the weights."""
+        """What a choice adds to the weights.
+
+        Raises:
+            PassError: it changes inputs too, which this does not tell.
+        """
+        if one.inputs:
+            raise PassError(f"{one.name!r} changes inputs", where="sensitivity", way_on="measure it by distance or noise, which try it")
         return {name: value - self.program.tensors[name].detach() for name, value in one.weights().items()}
 
-    def tell(self, done: int) -> None:
-        """Say how many choices were measured."""
+    def tell(self, done: int, total: int) -> None:
+        """Say how many runs are done."""
         if self.context.progress is not None:
-            self.context.progress("measuring sensitivity", done, len(self.perturbations))
+            self.context.progress("measuring sensitivity", done, total)
 
 
 Measure = Callable[[Asked], Mapping[str, float]]

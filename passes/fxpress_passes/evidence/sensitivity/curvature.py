@@ -69,5 +69,5 @@ def _each(asked: Asked, cost: _Cost) -> dict[str, float]:
     found = {}
     for position, one in enumerate(asked.perturbations):
         found[one.name] = sum(cost(name, change) for name, change in asked.changes(one).items())
-        asked.tell(position + 1)
+        asked.tell(position + 1, len(asked.perturbations))
     return found

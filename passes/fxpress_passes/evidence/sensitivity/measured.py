@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
-from ..losses import perturbed
 from .asked import Asked
+from .recorded import Recorded
 
 
 def distance(asked: Asked) -> Mapping[str, float]:
@@ -22,12 +21,11 @@ def noise(asked: Asked) -> Mapping[str, float]:
 
 
 def _tried(asked: Asked, between: Callable[[Tensor, Tensor], Tensor]) -> Mapping[str, float]:
-    module, found = asked.program.module, {}
-    with torch.no_grad():
-        originals = [perturbed(module, {}, batch) for batch in asked.batches]
-        for position, one in enumerate(asked.perturbations):
-            weights = one.weights()
-            costs = [float(between(own, perturbed(module, weights, batch))) for own, batch in zip(originals, asked.batches, strict=True)]
-            found[one.name] = sum(costs) / len(costs)
-            asked.tell(position + 1)
-    return found
+    totals = dict.fromkeys((one.name for one in asked.perturbations), 0.0)
+    for position, batch in enumerate(asked.batches):
+        original = Recorded(asked.program, batch, {}).original
+        recorded = Recorded(asked.program, batch, asked.base)
+        for place, one in enumerate(asked.perturbations):
+            totals[one.name] += float(between(original, recorded.changed(one.weights(), one.inputs)))
+            asked.tell(position * len(asked.perturbations) + place + 1, len(asked.batches) * len(asked.perturbations))
+    return {name: total / len(asked.batches) for name, total in totals.items()}
