@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fxpress import zoo
-from fxpress.zoo import char_lm, digits_cnn, digits_vit
+from fxpress.zoo import char_code, char_lm, digits_cnn, digits_vit
 from fxpress.zoo.train_digits_cnn import save, shifted
 from fxpress_ir import Dimension, capture
 from fxpress_ir.errors import InputError
@@ -25,7 +25,7 @@ def entry() -> zoo.Entry:
 
 
 def test_every_name_loads_as_itself() -> None:
-    assert [zoo.load(name).name for name in zoo.names()] == ["digits-cnn", "digits-vit", "char-lm", "minilm-l6"]
+    assert [zoo.load(name).name for name in zoo.names()] == ["digits-cnn", "digits-vit", "char-lm", "char-code", "minilm-l6"]
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
@@ -159,3 +159,21 @@ def test_the_decoder_keeps_its_perplexity_in_integers() -> None:
     assert perplexity < 5
     assert entry.perplexity(integer.run) <= 1.02 * perplexity
     assert entry.evaluate(integer.run) >= entry.evaluate(program.run) - 0.01
+
+
+def test_the_adapter_is_small_and_adapts_the_decoder_to_code() -> None:
+    assert sum(file.stat().st_size for file in char_code.ADAPTER.iterdir()) < 400_000
+    entry = zoo.load("char-code")
+    entry = replace(entry, held_out=(entry.held_out[0][:24], entry.held_out[1][:24]))
+    program = capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
+    adapted = fx.Pipeline([fx.passes.FoldAdapters(path=(str(char_code.ADAPTER),))]).run(program).program
+    assert len(adapted.graph.nodes) == len(program.graph.nodes)
+    assert entry.perplexity(adapted.run) < 0.6 * entry.perplexity(program.run)
+
+
+def test_code_is_held_out_by_whole_modules() -> None:
+    data = char_code.code()
+    assert len(data.train) > 4 * len(data.held_out) > 0
+    entry = char_code.load()
+    ids, following = entry.held_out
+    assert torch.equal(ids[:, 1:], following[:, :-1])

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from fxpress_ir.errors import InputError
 
-from . import char_lm, digits_cnn, digits_vit, minilm
+from . import char_code, char_lm, digits_cnn, digits_vit, minilm
 from .entry import Entry
 
 __all__ = ["Entry", "load", "names"]
 
-_MODELS: dict[str, Callable[[], Entry]] = {module.NAME: module.load for module in (digits_cnn, digits_vit, char_lm, minilm)}
+_MODELS: dict[str, Callable[[], Entry]] = {module.NAME: module.load for module in (digits_cnn, digits_vit, char_lm, char_code, minilm)}
 
 
 def names() -> tuple[str, ...]:

@@ -56,7 +56,7 @@ class SecondMoments(Observer[SecondMoment]):
         value = fx.Interpreter.run_node(self, n)
         if n.target in LAYERS and unmeasured(n) is None and moment_key(n) not in self._new:
             args, _ = self.fetch_args_kwargs_from_env(n)
-            self._new[moment_key(n)] = _moment(n, args[0])
+            self._new[moment_key(n)] = moment_of(n, args[0])
         return value
 
     def observe(self, batch: Batch) -> None:
@@ -67,7 +67,8 @@ class SecondMoments(Observer[SecondMoment]):
         self.found, self._new = merged(self.found, self._new), {}
 
 
-def _moment(node: fx.Node, x: Tensor) -> SecondMoment:
+def moment_of(node: fx.Node, x: Tensor) -> SecondMoment:
+    """Of a layer, one of `LAYERS`, that reads `x`; it is not `unmeasured`."""
     if node.target not in _CONVOLUTIONS:
         return SecondMoment.of(x.reshape(-1, x.shape[-1]))
     named = arguments(node)

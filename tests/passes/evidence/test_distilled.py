@@ -30,6 +30,13 @@ def test_the_gap_to_the_running_statistics_shrinks() -> None:
     assert not torch.equal(found.batches[0][0], found.batches[1][0])
 
 
+def test_normalized_inputs_are_held_to_mean_0_and_deviation_1() -> None:
+    """These were trained on a mean of 0.7 and a deviation of 2."""
+    free, held = (distill(_trained(), batches=1, batch_size=16, steps=60, normalized=flag).batches[0][0] for flag in (False, True))
+    assert abs(float(held.std()) - 1) < abs(float(free.std()) - 1)
+    assert float(free.std()) > 1.5
+
+
 def test_the_same_seed_gives_the_same_data() -> None:
     program = _trained()
     first, second, other = (distill(program, batches=1, batch_size=4, steps=3, seed=seed).batches[0][0] for seed in (0, 0, 1))
