@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class FxpressError(Exception):
     """Base of all errors that a user can cause or see.
@@ -41,6 +43,21 @@ class PipelineError(FxpressError):
 
 class PassError(FxpressError):
     """A pass cannot do what it was asked to do."""
+
+
+class InfeasibleError(PassError):
+    """No choice holds all budgets.
+
+    Attributes:
+        binding: resources whose budgets no answer holds, each by itself or all of them together.
+        nearest: for each resource that has to give way, the value at which all can be held together.
+    """
+
+    def __init__(
+        self, what: str, *, where: str = "", way_on: str = "", binding: tuple[str, ...] = (), nearest: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__(what, where=where, way_on=way_on)
+        self.binding, self.nearest = binding, dict(nearest or {})
 
 
 class RefusalError(PassError):
