@@ -1,30 +1,29 @@
 """Structured pruning of the zoo's models, each score against magnitude and chance: held-out quality without training.
 
-Run: ``python benchmarks/pruning.py [--recover STEPS] [--write]``.
+Run: ``python benchmarks/pruning.py [--models NAME ...] [--all] [--write]`` (needs no extra; about five minutes).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import fxpress as fx
 import readme
 from fxpress_ir.analysis.coupling import coupled_groups
 from fxpress_ir.slicing import Plan
-from fxpress_passes.contract import Context
-from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.evidence.gradients import own_cross_entropy
 from fxpress_passes.prune.importance import COMPARABLE, IMPORTANCES, Asked
 from fxpress_passes.prune.kinds import kind_of
 from fxpress_passes.prune.shares import Scored, chosen
 from fxpress_passes.prune.structured import Structured
+from seeds import SEEDS, Model, Spread
 
 RATIOS = (0.25, 0.5, 0.75)
-SEEDS = (0, 1, 2)
-"""Of the scores that are drawn: their mean is shown, and the lowest and the highest."""
-SCORES = ("magnitude", "activation", "taylor", "fisher", "trajectory")
+SCORES = ("activation", "taylor", "fisher", "trajectory")
+"""Those that look at data."""
+BASES = ("magnitude", "random")
 PASSES: Mapping[str, tuple[type[Structured], ...]] = {
     "digits-cnn": (fx.passes.PruneChannels,),
     "digits-vit": (fx.passes.PruneChannels, fx.passes.PruneHeads, fx.passes.PruneWidth),
@@ -32,30 +31,10 @@ PASSES: Mapping[str, tuple[type[Structured], ...]] = {
 }
 LAYERS = ("digits-vit", "char-lm")
 """Those whose layers leave whole."""
-AFTER = "reestimate-batch-norm"
-HEAD = ("model", "pass", "MACs", *SCORES, "random: mean (range)")
-
-
-@dataclass(frozen=True)
-class Model:
-    """A zoo entry, its program, and its calibration data as passes see them."""
-
-    entry: fx.zoo.Entry
-    program: fx.Program
-
-    @classmethod
-    def of(cls, name: str) -> Model:
-        entry = fx.zoo.load(name)
-        return cls(entry, fx.capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes))
-
-    def context(self, seed: int = 0) -> Context:
-        return Context(Evidence(Calibration(self.entry.calibration)), seed=seed)
-
-    def quality(self, item: fx.passes.Pass, recover: int) -> tuple[float, int]:
-        """Held-out quality and MACs after a pass, batch norms re-estimated; trained `recover` steps on calibration data."""
-        steps = [item, fx.passes.Recover(steps=recover)] if recover else [item, fx.passes.ReestimateBatchNorm()]
-        found = fx.Pipeline(steps).run(self.program, calibration=self.entry.calibration).program
-        return self.entry.evaluate(found.run), found.cost().macs
+LONG = (("char-lm", "prune-channels", "trajectory"),)
+"""One run for each of 1408 hidden units and each seed: left out but for ``--all``."""
+HEAD = ("model", "pass", "MACs", *BASES, *SCORES)
+NONE = "-"
 
 
 def plans(model: Model, kind: type[Structured], score: str, seed: int = 0) -> Iterator[Plan]:
@@ -68,55 +47,88 @@ def plans(model: Model, kind: type[Structured], score: str, seed: int = 0) -> It
         yield Plan.of(model.program, chosen(found, ratio, "layer", score in COMPARABLE))
 
 
-def rows(name: str, kind: type[Structured], recover: int = 0) -> list[tuple[str, ...]]:
+def quality(model: Model, item: fx.passes.Pass, seed: int) -> tuple[float, int]:
+    """Held-out quality and MACs after a pass, batch norms re-estimated."""
+    context = model.context(seed)
+    found = fx.passes.ReestimateBatchNorm().apply(item.apply(model.program, context), context)
+    return model.entry.evaluate(found.run), found.cost().macs
+
+
+def cell(found: Spread, bases: Sequence[Spread], verdicts: Counter[tuple[int, str]]) -> str:
+    """The figures, and against each of the bases better, worse or tie, which are counted, too."""
+    against = [found.against(base) for base in bases]
+    verdicts.update(enumerate(against))
+    return f"{found.shown('.1%')} {' / '.join(against)}"
+
+
+def rows(model: Model, kind: type[Structured], verdicts: Mapping[str, Counter[tuple[int, str]]], every: bool) -> list[tuple[str, ...]]:
     """One row a ratio."""
-    model = Model.of(name)
-    whole = model.program.cost().macs
-    table: list[list[str]] = [[name, f"`{kind.name}{{ratio={ratio}}}`", ""] for ratio in RATIOS]
-    for score in SCORES:
-        for row, plan in zip(table, plans(model, kind, score), strict=True):
-            quality, macs = model.quality(kind(plan=plan), recover)
-            row[2] = f"{macs / whole:.0%}"
-            row.append(f"{quality:.1%}")
-    drawn = [[model.quality(kind(plan=plan), recover)[0] for plan in plans(model, kind, "random", seed)] for seed in SEEDS]
-    for row, found in zip(table, zip(*drawn, strict=True), strict=True):
-        row.append(f"{sum(found) / len(found):.1%} ({min(found):.1%} to {max(found):.1%})")
-    return [tuple(row) for row in table]
+    name, whole = model.entry.name, model.program.cost().macs
+    found: dict[str, list[Spread]] = {}
+    macs: list[int] = []
+    for score in (*BASES, *SCORES):
+        if every or (name, kind.name, score) not in LONG:
+            drawn = [[quality(model, kind(plan=plan), seed) for plan in plans(model, kind, score, seed)] for seed in SEEDS]
+            found[score] = [Spread(tuple(figure for figure, _ in one)) for one in zip(*drawn, strict=True)]
+            macs = [size for _, size in drawn[0]]
+    table = []
+    for place, ratio in enumerate(RATIOS):
+        bases = [found[base][place] for base in BASES]
+        cells = [cell(found[score][place], bases, verdicts[score]) if score in found else NONE for score in SCORES]
+        ends = (name, f"`{kind.name}{{ratio={ratio}}}`", f"{macs[place] / whole:.0%}", *(base.shown(".1%") for base in bases))
+        table.append((*ends, *cells))
+    return table
 
 
-def layers(name: str, recover: int = 0) -> list[tuple[str, ...]]:
-    """Whole layers: by influence, by the loss without them, by chance."""
-    model = Model.of(name)
+def layers(model: Model) -> list[tuple[str, ...]]:
+    """Whole layers: by chance, by influence, by the loss without them."""
     whole, table = model.program.cost().macs, []
     for ratio in RATIOS:
-        found = [model.quality(fx.passes.PruneBlocks(ratio=ratio, score=score), recover) for score in ("influence", "loss")]
-        chance = []
-        for seed in SEEDS:
-            plan = fx.passes.PruneBlocks(ratio=ratio, score="random").decide(model.program, model.context(seed))
-            chance.append(model.quality(fx.passes.PruneBlocks(plan=plan), recover)[0])
-        drawn = f"{sum(chance) / len(chance):.1%} ({min(chance):.1%} to {max(chance):.1%})"
-        pruned = f"`prune-blocks{{ratio={ratio}}}`"
-        table.append((name, pruned, f"{found[0][1] / whole:.0%}", *(f"{quality:.1%}" for quality, _ in found), drawn))
+        found: dict[str, Spread] = {}
+        for score in ("random", "influence", "loss"):
+            drawn = [quality(model, fx.passes.PruneBlocks(ratio=ratio, score=score), seed) for seed in SEEDS]
+            found[score], macs = Spread(tuple(figure for figure, _ in drawn)), drawn[0][1]
+        cells = [f"{found[score].shown('.1%')} {found[score].against(found['random'])}" for score in ("influence", "loss")]
+        table.append(
+            (model.entry.name, f"`prune-blocks{{ratio={ratio}}}`", f"{macs / whole:.0%}", found["random"].shown(".1%"), *cells),
+        )
     return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recover", type=int, default=0, help="steps of distillation on calibration data after pruning")
+    parser.add_argument("--models", nargs="+", choices=list(PASSES), default=list(PASSES))
+    parser.add_argument("--all", action="store_true", help=f"also what takes long: {LONG}")
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
     options = parser.parse_args()
-    kinds = [row for name, found in PASSES.items() for kind in found for row in rows(name, kind, options.recover)]
-    blocks = [row for name in LAYERS for row in layers(name, options.recover)]
-    whole = ", ".join(f"{name} {model.entry.evaluate(model.program.run):.1%}" for name in PASSES for model in [Model.of(name)])
-    trained = (
-        f"{options.recover} steps of `recover` on calibration data" if options.recover else f"no training; `{AFTER}` where there are norms"
+    verdicts: dict[str, Counter[tuple[int, str]]] = {score: Counter() for score in SCORES}
+    kinds, blocks, whole = [], [], []
+    for name in options.models:
+        model = Model.of(name)
+        whole.append(f"{name} {model.entry.evaluate(model.program.run):.1%}")
+        for kind in PASSES[name]:
+            kinds += rows(model, kind, verdicts, options.all)
+            print(*kinds[-len(RATIOS) :], sep="\n", flush=True)
+        blocks += layers(model) if name in LAYERS else []
+    words = (
+        f"Held-out top-1 (char-lm: of the next byte), mean (least to most) of {len(SEEDS)} seeds, which draw calibration data from "
+        f"training inputs; no training, batch norms re-estimated; whole: {', '.join(whole)}. Behind a score: against magnitude / against "
+        "random, tie where the intervals meet; `prune-blocks` against random."
     )
-    words = f"Held-out top-1 (char-lm: of the next byte); whole: {whole}; {trained}; random over {len(SEEDS)} seeds."
-    tables = (readme.markdown(HEAD, kinds), readme.markdown(("model", "pass", "MACs", "influence", "loss", "random: mean (range)"), blocks))
-    text = "\n\n".join((*tables, words))
-    print(text)
+    names = ("better", "tie", "worse")
+    counts = [
+        (score, *(" / ".join(str(verdicts[score][place, name]) for name in names) for place in range(len(BASES)))) for score in SCORES
+    ]
+    tables = [
+        readme.markdown(HEAD, kinds),
+        readme.markdown(("rows: better / tie / worse", *(f"against {base}" for base in BASES)), counts),
+    ]
+    if blocks:
+        tables.insert(1, readme.markdown(("model", "pass", "MACs", "random", "influence", "loss"), blocks))
+    found = "\n\n".join((*tables, words))
+    print(found)
     if options.write:
-        readme.write("pruning", text)
+        readme.write("pruning", found)
 
 
 if __name__ == "__main__":

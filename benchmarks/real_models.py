@@ -95,3 +95,13 @@ def bert(*, hidden: int = 768, heads: int = 12, layers: int = 12, seed: int = 0)
     torch.manual_seed(seed)
     config = BertConfig(hidden_size=hidden, num_attention_heads=heads, num_hidden_layers=layers, intermediate_size=4 * hidden)
     return LastHidden(BertModel(config, add_pooling_layer=False)).eval()
+
+
+def llama(*, hidden: int = 512, heads: int = 8, layers: int = 4, intermediate: int = 1408, seed: int = 0) -> nn.Module:
+    """transformers' Llama without its head, a decoder with gated layers (SwiGLU), in evaluation mode."""
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": heads, "intermediate_size": intermediate}
+    config = LlamaConfig(num_hidden_layers=layers, vocab_size=32000, use_cache=False, **sizes)
+    return LastHidden(LlamaModel(config)).eval()

@@ -50,7 +50,8 @@ def main() -> None:
             cells.append(f"{sum(found) / len(found):.2%} ({min(found):.2%} to {max(found):.2%}), {min(noise):.1f} to {max(noise):.1f} dB")
         rows.append(tuple(cells))
     text = readme.markdown((MODEL, "float", *SOURCES), rows)
-    text += f"\n\nHeld-out top-1, mean and range of {len(SEEDS)} seeds, and SQNR of the scores against the float model's; 128 samples to calibrate each."
+    words = f"Held-out top-1, mean and range of {len(SEEDS)} seeds, and SQNR of the scores against the float model's"
+    text += f"\n\n{words}; 128 samples to calibrate each."
     print(text)
     if options.write:
         readme.write("zeroq", text)

@@ -18,7 +18,7 @@ FLOORS = {
     "fxpress": ("api", {"fxpress_ir", "fxpress_passes", "fxpress_backends"}),
 }
 """package ==> its top-level folder, and the floors below it."""
-SHARED = {"contract", "pipeline", "evidence", "allocate", "low_rank"}
+SHARED = {"contract", "pipeline", "evidence", "latency", "allocate", "low_rank"}
 """What every family of passes may import."""
 ROOMS = {
     "tvm": ("fxpress_backends.tvm",),

@@ -10,6 +10,8 @@ from fxpress_ir import FxpressError, Program, capture, verify
 from fxpress_ir.analysis.saturation import saturation
 from fxpress_passes import PASSES
 from fxpress_passes.evidence import merge_calibration
+from fxpress_passes.evidence.distilled import distill
+from fxpress_passes.fuse.stitch import stitch
 from fxpress_passes.pipeline import Pipeline, Result
 from torch.export import Dim
 
@@ -31,12 +33,14 @@ __all__ = [
     "agreement",
     "bench",
     "capture",
+    "distill",
     "latency_on",
     "load",
     "lower",
     "merge_calibration",
     "passes",
     "saturation",
+    "stitch",
     "targets",
     "verify",
     "zoo",

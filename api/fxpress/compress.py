@@ -21,8 +21,9 @@ from fxpress_passes.instruments import Step
 from fxpress_passes.pipeline import Report
 from torch import Tensor
 
-from .data import open_data
+from .data import drawn, open_data
 from .model_source import Source
+from .never_slower import latency_for, sizes_of
 from .recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
@@ -95,6 +96,8 @@ def compress(
     state: Path | None = None,
     dump: Path | None = None,
     tune: Mapping[str, int] | None = None,
+    never_slower: str | None = None,
+    sparse: bool = False,
     progress: Progress | None = None,
 ) -> Compressed:
     """Capture, run the pipeline, verify, lower for every target of the recipe, and compare on one batch.
@@ -107,10 +110,14 @@ def compress(
         state: a folder for what calibration measures, as ``Pipeline.run`` takes it.
         dump: a folder for the text of each program.
         tune: as `lower` takes it, for the target that describes this machine, ``tvm:native``.
+        never_slower: a target on which passes measure that prune, factorise or fuse: what is not found faster there, by the 95 %
+            interval of an interleaved run at the sizes of `tune` or of one sample of the calibration data, is not taken. The
+            result then depends on this machine.
+        sparse: as `lower` takes it, for every target.
         progress: called with a label, steps done and steps in all, 0 where that is not known.
 
     Raises:
-        PipelineError: the recipe names no target, or a floor that cannot be measured.
+        PipelineError: the recipe names no target, or a floor that cannot be measured; there is nothing to hold to `never_slower`.
         FxpressError: whatever a step raises.
     """
     tell = progress or (lambda label, done, total: None)
@@ -130,9 +137,21 @@ def compress(
     calibration = None if batches is None else Calibration(batches)
     batch = drawn(captured, recipe.seed) if calibration is None else calibration.first(captured)
     kept = _Kept(captured, cards)
+    latency = None
+    if never_slower is not None:
+        sizes = {**sizes_of(captured, batch), **(tune or {})}
+        latency = latency_for(recipe.pipeline, find(never_slower)[1], calibration, sizes, stage=captured.stage)
     try:
         result = recipe.pipeline.run(
-            captured, calibration, source.evaluate, recipe.seed, state=state, dump=dump, instruments=[kept], progress=progress
+            captured,
+            calibration,
+            source.evaluate,
+            recipe.seed,
+            state=state,
+            dump=dump,
+            instruments=[kept],
+            progress=progress,
+            latency=latency,
         )
     except CalibrationError as error:
         if calibration is not None or state is not None:
@@ -153,21 +172,11 @@ def compress(
         tell(f"lowering to {card.name}", position, len(chosen))
         own = [Measured(name, value) for name, value in measured.items() if program is result.program and isfinite(value)]
         timed = tune if card.name == TUNED else None
-        artifact = lower(program, card.name, _place(out, card), measured=own, recipe=recipe.text(), seed=recipe.seed, tune=timed)
+        artifact = lower(
+            program, card.name, _place(out, card), measured=own, recipe=recipe.text(), seed=recipe.seed, tune=timed, sparse=sparse
+        )
         rows.append(_row(card, artifact, program, batch))
     return Compressed(result.program, result.report, len(certificate.facts), measured, tuple(rows), checks)
-
-
-def drawn(program: Program, seed: int) -> tuple[Tensor, ...]:
-    """Inputs for a program without calibration data: floats are standard normal, integers 0 or 1."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def like(zeros: Tensor) -> Tensor:
-        if zeros.is_floating_point():
-            return torch.randn(zeros.shape, generator=generator).to(zeros.dtype)
-        return torch.randint(0, 2, zeros.shape, generator=generator).to(zeros.dtype)
-
-    return tuple(map(like, program.example()))
 
 
 class _Kept:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fxpress_ir import InputSpec
+import torch
+from fxpress_ir import InputSpec, Program
 from fxpress_ir.errors import CalibrationError, FxpressError
+from torch import Tensor
 
 from .arrays import Arrays
 from .batching import Batching
@@ -96,3 +98,15 @@ class _Factory:
             raise
         except Exception as error:  # of the user's code
             raise failed("a batch", self._name, error) from error
+
+
+def drawn(program: Program, seed: int) -> tuple[Tensor, ...]:
+    """Inputs for a program without calibration data: floats are standard normal, integers 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(zeros: Tensor) -> Tensor:
+        if zeros.is_floating_point():
+            return torch.randn(zeros.shape, generator=generator).to(zeros.dtype)
+        return torch.randint(0, 2, zeros.shape, generator=generator).to(zeros.dtype)
+
+    return tuple(map(like, program.example()))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from . import conformance
 from . import folder as folders
 from . import manifest as manifests
-from .contract import Arrays, Backend, Measured, Refusal, Runner, Target, Tunable, as_array
+from .contract import Arrays, Backend, Measured, Refusal, Runner, SparseStorage, Target, Tunable, as_array
 from .registry import BACKENDS, Entry, Registry, find, targets
 
 CERTIFICATE = "certificate.json"
@@ -139,6 +139,7 @@ def lower(
     recipe: str = "",
     seed: int | None = None,
     tune: Mapping[str, int] | None = None,
+    sparse: bool = False,
 ) -> Artifact:
     """Write `program` for `target` into the folder `out`, which appears whole or not at all.
 
@@ -153,10 +154,12 @@ def lower(
             one that measures slower; the least size where none is given, so that ``{}`` will do. The table of times stands in the
             manifest. Another run may choose otherwise, so that the bytes are no function of the program alone; the outputs stay
             the same bits.
+        sparse: store weights with many zeros as bitmasks and values, expanded when the payload is opened: fewer bytes of disk, no
+            claim of speed. A weight that is no smaller so stays as it is; ``details.sparse`` in the manifest lists the others.
 
     Raises:
         BackendError: the target is unknown or cannot take the program; the message names the first node, notes the rest. With
-            `tune`: it has no kernels to choose between, or runs elsewhere.
+            `tune`: it has no kernels to choose between, or runs elsewhere. With `sparse`: it cannot store weights so.
         VerifyError: the program breaks a rule of its stage.
         ArtifactError: `out` cannot be written, or holds something that is not an artifact.
     """
@@ -175,10 +178,13 @@ def lower(
     place = Path(out).resolve()
     folders.check_place(place)
     with folders.whole(place) as folder:
-        if tune is None:
+        tunable = None if tune is None else _tunable(backend, target)
+        if sparse:
+            details = _storing(backend, target).lower_sparse(program, card, folder, tune)
+        elif tune is None or tunable is None:
             details = backend.lower(program, card, folder)
         else:
-            details = _tunable(backend, target).lower_tuned(program, card, folder, tune)
+            details = tunable.lower_tuned(program, card, folder, tune)
         (folder / CERTIFICATE).write_bytes(manifests.canonical(asdict(certificate)))
         record = _record(program, card, certificate, entry)
         quality_record = {"measured": [asdict(quality) for quality in measured], "recipe": recipe, "seed": seed}
@@ -191,6 +197,12 @@ def lower(
 def _tunable(backend: Backend, target: str) -> Tunable:
     if not isinstance(backend, Tunable):
         raise BackendError("has no kernels to choose between", where=f"target {target!r}", way_on="lower without tune")
+    return backend
+
+
+def _storing(backend: Backend, target: str) -> SparseStorage:
+    if not isinstance(backend, SparseStorage):
+        raise BackendError("has no sparse storage", where=f"target {target!r}", way_on="lower without sparse")
     return backend
 
 

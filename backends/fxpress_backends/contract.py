@@ -81,6 +81,19 @@ class Tunable(Protocol):
         ...
 
 
+@runtime_checkable
+class SparseStorage(Protocol):
+    """A backend that can store weights as bitmasks and values, and expand them when a payload is opened."""
+
+    def lower_sparse(self, program: Program, target: Target, folder: Path, sizes: Mapping[str, int] | None) -> Mapping[str, Any]:
+        """As `Backend.lower`, or where there are sizes, which only a `Tunable` gets, as `lower_tuned`.
+
+        Tensors that take fewer bytes so go to a file of their own, which ``sparse`` in the details describes. The outputs stay the
+        same bits.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Measured:
     """Quality that a caller measured on the artifact and wants recorded in its manifest."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensor
 from torch.export import Dim, ExportedProgram
 
 from .errors import CaptureError, FxpressError
@@ -217,6 +218,11 @@ def _plain(module: fx.GraphModule) -> tuple[fx.Graph, dict[str, Tensor]]:
 
 def _check_values(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
+        if isinstance(tensor, FakeTensor):
+            way_on = "read the parameter itself; an adapter of PEFT's can be folded from its folder"
+            raise CaptureError(
+                "torch.export lost its value: forward reads the .data of a parameter", where=f"weight {name!r}", way_on=way_on
+            )
         if tensor.is_floating_point() and bool(torch.isnan(tensor.detach().sum())) and bool(torch.isnan(tensor.detach()).any()):
             raise CaptureError("holds NaN", where=f"weight {name!r}", way_on="repair or retrain the model before compressing it")
 

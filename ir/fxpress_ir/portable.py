@@ -7,6 +7,7 @@ argument is a number, a string (a dtype such as ``"int8"``), null, a list of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from .digest import digest
 from .errors import ProgramError
 from .ops import arguments
 from .program import Program
@@ -26,11 +28,11 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _argument(value: Any) -> Any:
+def _argument(value: Any, stored: Mapping[str, str]) -> Any:
     if isinstance(value, fx.Node):
-        return {"tensor": str(value.target)} if value.op == "get_attr" else {"node": value.name}
+        return {"tensor": stored[str(value.target)]} if value.op == "get_attr" else {"node": value.name}
     if isinstance(value, (list, tuple)):
-        return [_argument(item) for item in value]
+        return [_argument(item, stored) for item in value]
     if isinstance(value, torch.dtype):
         return _name(value)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -40,13 +42,19 @@ def _argument(value: Any) -> Any:
     raise ProgramError(f"argument {value!r} has no portable form")
 
 
-def _node(node: fx.Node) -> dict[str, Any]:
+def _stored(program: Program) -> dict[str, str]:
+    """For each tensor the name that it is stored by: that of the first one with the same type, shape and bytes."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(digest(tensor), name) for name, tensor in program.tensors.items()}
+
+
+def _node(node: fx.Node, stored: Mapping[str, str]) -> dict[str, Any]:
     if isinstance(node.target, torch._ops.OpOverload):
         operator = f"{node.target.namespace}.{node.target._opname}"
-        named = {name: _argument(value) for name, value in arguments(node).items()}
+        named = {name: _argument(value, stored) for name, value in arguments(node).items()}
     else:
         operator = f"python.{node.target.__name__}"  # type: ignore[union-attr]
-        named = {str(position): _argument(value) for position, value in enumerate(node.args)}
+        named = {str(position): _argument(value, stored) for position, value in enumerate(node.args)}
     value = node.meta["val"]
     return {
         "name": node.name,
@@ -91,15 +99,17 @@ def graph_data(program: Program) -> dict[str, Any]:
     Raises:
         ProgramError: a node has an argument that is neither a number, a type, a list nor a value of the graph.
     """
+    stored = _stored(program)
     return {
         "format": FORMAT,
         "stage": program.stage,
         "inputs": signature(program.inputs),
-        "nodes": [_node(node) for node in program.graph.nodes if node.op == "call_function"],
+        "nodes": [_node(node, stored) for node in program.graph.nodes if node.op == "call_function"],
         "outputs": [node.name for node in program.outputs()],
     }
 
 
 def tensor_data(program: Program) -> dict[str, NDArray[Any]]:
-    """The tensors as arrays, by the names that the graph uses."""
-    return {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in program.tensors.items()}
+    """The tensors as arrays, by the names that the graph uses; equal ones are stored once."""
+    names = dict.fromkeys(_stored(program).values())
+    return {name: np.ascontiguousarray(program.tensors[name].detach().cpu().numpy()) for name in names}

@@ -9,7 +9,15 @@ from .equalize.noisy_bias import NoisyBias
 from .equalize.power_of_two_factors import PowerOfTwoFactors
 from .equalize.rotate import Rotate
 from .factorize.factorize import Factorize
+from .fold.fold_adapters import FoldAdapters
 from .fold.fold_batch_norm import FoldBatchNorm
+from .fuse.fuse_affine import FuseAffine
+from .fuse.fuse_blocks import FuseBlocks
+from .fuse.fuse_linear import FuseLinear
+from .fuse.fuse_pad import FusePad
+from .fuse.fuse_parallel import FuseParallel
+from .fuse.fuse_parallel_integer import FuseParallelInteger
+from .fuse.share_blocks import ShareBlocks
 from .normalize.compose_linear import ComposeLinear
 from .normalize.compose_rms_norm import ComposeRmsNorm
 from .normalize.decompose_attention import DecomposeAttention
@@ -26,6 +34,7 @@ from .prune.prune_channels import PruneChannels
 from .prune.prune_heads import PruneHeads
 from .prune.prune_width import PruneWidth
 from .prune.sparsify import Sparsify
+from .quantize.allocate_bits import AllocateBits
 from .quantize.compensate import Compensate
 from .quantize.compose_masks import ComposeMasks
 from .quantize.place_quantizers import PlaceQuantizers
@@ -47,7 +56,10 @@ PASSES: tuple[type[Pass], ...] = (
     DecomposeAttention,
     DecomposeUnflatten,
     DecomposeRoll,
+    FoldAdapters,
     PruneBlocks,
+    FuseBlocks,
+    ShareBlocks,
     PruneWidth,
     PruneHeads,
     PruneChannels,
@@ -56,6 +68,10 @@ PASSES: tuple[type[Pass], ...] = (
     Recover,
     ReestimateBatchNorm,
     FoldBatchNorm,
+    FuseAffine,
+    FusePad,
+    FuseLinear,
+    FuseParallel,
     DecomposePool1d,
     FoldFirstToken,
     Equalize,
@@ -64,16 +80,19 @@ PASSES: tuple[type[Pass], ...] = (
     PowerOfTwoFactors,
     ComposeMasks,
     SeparateMasks,
+    AllocateBits,
     PlaceQuantizers,
     CorrectBias,
     Compensate,
     ToInteger,
     QuantizeDyadic,
+    FuseParallelInteger,
 )
 """Every pass, in the usual order: the one list that the command line, the documentation and the tests read."""
 
 __all__ = [
     "PASSES",
+    "AllocateBits",
     "Close",
     "Compensate",
     "ComposeLinear",
@@ -90,10 +109,17 @@ __all__ = [
     "Equalize",
     "Exact",
     "Factorize",
+    "FoldAdapters",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldFirstToken",
     "FoldPositions",
+    "FuseAffine",
+    "FuseLinear",
+    "FusePad",
+    "FuseBlocks",
+    "FuseParallel",
+    "FuseParallelInteger",
     "Lossy",
     "NoisyBias",
     "Pass",
@@ -111,6 +137,7 @@ __all__ = [
     "RemoveNoops",
     "Rotate",
     "SeparateMasks",
+    "ShareBlocks",
     "Sparsify",
     "ToInteger",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 if TYPE_CHECKING:
     from .evidence import Evidence
+    from .latency import Latency
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,22 @@ class Context:
 
     Attributes:
         original: the program that the pipeline began with; None outside of one.
+        notes: facts that the report shows, each a frozen value that prints in one line.
+        losses: of each pass of this run so far that `loses` weights, the program before it and the one after it.
         progress: told of steps of work that takes long; None where nobody listens.
+        latency: what passes that make programs smaller ask whether that made them faster; None where nothing is measured.
+        later: names of the passes that follow in the pipeline; None outside of one.
     """
 
     calibrated: Evidence | None = None
     seed: int = 0
     refusals: list[Refused] = field(default_factory=list)
+    notes: list[object] = field(default_factory=list)
     original: Program | None = None
+    losses: tuple[tuple[Program, Program], ...] = ()
     progress: Progress | None = None
+    latency: Latency | None = None
+    later: tuple[str, ...] | None = None
 
     @property
     def evidence(self) -> Evidence:
@@ -130,6 +139,9 @@ class Context:
     def refuse(self, node: fx.Node, reason: str, way_on: str = "") -> None:
         self.refusals.append(Refused(node.name, reason, way_on))
 
+    def note(self, fact: object) -> None:
+        self.notes.append(fact)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -142,6 +154,7 @@ class Pass:
         gives: the stage of its result, None where that stays; ``integer`` allows ``mixed``, which is integer with float islands.
         after: names of passes that must not come later than this one.
         needs: names of passes that the pipeline inserts before this one where they are missing.
+        loses: weights become others of the same shape in it, and a later pass may make up for that: the pipeline keeps what came in.
     """
 
     name: ClassVar[str]
@@ -150,6 +163,7 @@ class Pass:
     gives: ClassVar[str | None] = None
     after: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    loses: ClassVar[bool] = False
 
     def apply(self, program: Program, context: Context) -> Program:
         """The changed program, or `program` itself."""

@@ -32,6 +32,7 @@ class Step:
         against_previous, against_input: how outputs moved on the first calibration batch; None without calibration.
         promise_held: None where nothing was compared.
         refusals: nodes that the pass left alone, and why.
+        notes: facts that the pass put down for the report.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Step:
     against_input: Difference | None = None
     promise_held: bool | None = None
     refusals: tuple[Refused, ...] = field(default=())
+    notes: tuple[object, ...] = field(default=())
 
 
 _FAULT = "this is a fault of the pass"

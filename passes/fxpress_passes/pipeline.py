@@ -16,6 +16,7 @@ from . import PASSES
 from .contract import Context, Pass, Progress
 from .evidence import Calibration, Evidence, States
 from .instruments import Compare, Dump, Instrument, Size, Step, Verify
+from .latency import Latency
 from .parse import find, parse
 
 Evaluate = Callable[[Callable[..., Any]], float]
@@ -84,6 +85,7 @@ class Pipeline:
         dump: Path | str | None = None,
         instruments: Sequence[Instrument] = (),
         progress: Progress | None = None,
+        latency: Latency | None = None,
     ) -> Result:
         """Run every pass.
 
@@ -98,6 +100,8 @@ class Pipeline:
             dump: a folder for the text of each program.
             instruments: more instruments, after verify, size and compare.
             progress: called with (label, done, total); total is 0 where it is not known.
+            latency: the guard of passes that make a program smaller: what it does not find faster is not taken, and the report
+                has the reason. ``fx.latency_on(target)`` is one.
 
         Raises:
             PipelineError: a pass does not take the stage that it would get.
@@ -111,11 +115,12 @@ class Pipeline:
         if dump is not None:
             looking.append(Dump(Path(dump), program))
         looking += instruments
-        current, steps = program, []
+        current, steps, losses = program, [], list[tuple[Program, Program]]()
         for position, (item, inserted) in enumerate(schedule):
             if progress is not None:
                 progress(item.name, position, len(schedule))
-            context = Context(evidence, seed, original=program, progress=progress)
+            later = tuple(follower.name for follower, _ in schedule[position + 1 :])
+            context = Context(evidence, seed, original=program, losses=tuple(losses), progress=progress, latency=latency, later=later)
             step = Step(str(item), item.promise, inserted)
             start = time.perf_counter()
             try:
@@ -124,10 +129,13 @@ class Pipeline:
                 error.add_note(f"while running {item}")
                 raise
             step.seconds = time.perf_counter() - start
-            step.fired, step.stage, step.refusals = after is not current, after.stage, tuple(context.refusals)
+            step.fired, step.stage = after is not current, after.stage
+            step.refusals, step.notes = tuple(context.refusals), tuple(context.notes)
             after = after.noted(str(item)) if step.fired else after
             for instrument in looking:
                 instrument.look(step, item, current, after if step.fired else current)
+            if item.loses and step.fired:
+                losses.append((current, after))
             current = after
             steps.append(step)
         quality = None if evaluate is None else (evaluate(partial(run_on_reals, program)), evaluate(partial(run_on_reals, current)))
@@ -177,5 +185,6 @@ def _line(step: Step) -> str:
     if stored < after * _WORTH_TELLING:
         size += f" ({stored} KiB as bitmasks and values)"
     refused = "".join(f"\n    left alone {refusal}" for refusal in step.refusals)
+    noted = "".join(f"\n    {fact}" for fact in step.notes)
     missed = "  BELOW ITS FLOOR" if step.promise_held is False else ""
-    return f"{step.name}: {what}{inserted}, {step.seconds:.2f} s, {size}{error} [{step.promise}]{missed}{refused}"
+    return f"{step.name}: {what}{inserted}, {step.seconds:.2f} s, {size}{error} [{step.promise}]{missed}{noted}{refused}"

@@ -222,6 +222,14 @@ def test_kernels_are_tuned_for_this_machine_alone(here: Path) -> None:
     refused(compressed("--recipe", "good.yaml", "--target", "tvm:native", "--tune", "batch"), "is no list of sizes; write it so: batch=1")
 
 
+def test_weights_are_stored_sparse_and_what_measures_is_held_where_asked(here: Path) -> None:
+    result = compressed("--recipe", "good.yaml", "--sparse", "--json")
+    assert result.returncode == 0, result.stderr
+    assert fx.load("out/reference").manifest["details"]["sparse"] == {"tensors": {}}  # of so small a net none gets smaller
+    refused(compressed("--recipe", "good.yaml", "--never-slower", "onnx:float"), "never-slower: no pass of the pipeline measures")
+    refused(compressed("--recipe", "good.yaml", "--never-slower", "onnx:fast"), "unknown target 'onnx:fast'")
+
+
 def test_measurements_are_kept_where_the_command_line_says(here: Path) -> None:
     first = compressed("--recipe", "good.yaml", "--calibration-state", "state", "--json")
     assert first.returncode == 0, first.stderr

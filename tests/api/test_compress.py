@@ -8,8 +8,8 @@ from pathlib import Path
 import fxpress as fx
 import pytest
 import torch
-from fxpress.compress import Compressed, compress, drawn
-from fxpress.data import Data
+from fxpress.compress import Compressed, compress
+from fxpress.data import Data, drawn
 from fxpress.model_source import Source, open_model
 from fxpress.recipe import Recipe, Require
 from fxpress_backends.registry import find

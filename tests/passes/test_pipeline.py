@@ -218,6 +218,15 @@ def test_passes_get_the_seed_and_refusals_of_their_own() -> None:
     assert Idle.asked[0].refusals is not Idle.asked[1].refusals
 
 
+def test_what_passes_take_from_weights_is_told_to_those_behind_them() -> None:
+    result = Pipeline.parse("fold-batch-norm, sparsify{score=magnitude}, idle", [*PASSES, Idle]).run(residual_program())
+    ((before, after),) = Idle.asked[-1].losses
+    assert [entry.partition("{")[0] for entry in before.history] == ["fold-batch-norm"]
+    assert after is result.program
+    Pipeline.parse("sparsify{score=magnitude}, idle", [*PASSES, Idle]).run(after)
+    assert Idle.asked[-1].losses == ()
+
+
 def test_a_pass_that_measures_needs_calibration() -> None:
     with pytest.raises(CalibrationError, match=r"give Pipeline\.run calibration=batches"):
         Pipeline.parse(USUAL).run(residual_program())

@@ -12,10 +12,12 @@ import pytest
 import torch
 from encoder import encoder_program
 from float_programs import BATCHES, captured, measured, sample, sequence_program, untouched
+from fusible import fusible_program
 from fxpress_ir import Program, verify
 from fxpress_ir.errors import PassError, PipelineError
 from fxpress_passes import (
     PASSES,
+    AllocateBits,
     Close,
     Compensate,
     ComposeLinear,
@@ -32,10 +34,17 @@ from fxpress_passes import (
     Equalize,
     Exact,
     Factorize,
+    FoldAdapters,
     FoldBatchNorm,
     FoldConstants,
     FoldFirstToken,
     FoldPositions,
+    FuseAffine,
+    FuseBlocks,
+    FuseLinear,
+    FusePad,
+    FuseParallel,
+    FuseParallelInteger,
     Lossy,
     NoisyBias,
     Pass,
@@ -52,6 +61,7 @@ from fxpress_passes import (
     RemoveNoops,
     Rotate,
     SeparateMasks,
+    ShareBlocks,
     Sparsify,
     ToInteger,
 )
@@ -95,21 +105,30 @@ CASES: dict[type[Pass], tuple[Pass, ...]] = {
     SeparateMasks: (FoldConstants(), FoldPositions(), DecomposeAttention()),
     Factorize: (RemoveNoops(), FoldConstants(), ComposeLinear()),
     PruneBlocks: (),
+    FuseBlocks: (),
+    ShareBlocks: (),
     PruneWidth: (),
     PruneHeads: (),
     PruneChannels: (),
+    FoldAdapters: (),
     FoldBatchNorm: (),
+    FuseAffine: (),
+    FusePad: (),
+    FuseLinear: (),
+    FuseParallel: (),
+    FuseParallelInteger: (*QUANTIZABLE, PlaceQuantizers(), ToInteger()),
     FoldFirstToken: (),
     Equalize: (),
     Rotate: (),
     NoisyBias: (),
     PowerOfTwoFactors: (),
+    AllocateBits: QUANTIZABLE,
     PlaceQuantizers: QUANTIZABLE,
     ReestimateBatchNorm: (),
     Sparsify: (),
     Recover: (Sparsify(),),
     CorrectBias: (*QUANTIZABLE, PlaceQuantizers()),
-    Compensate: (*QUANTIZABLE, PlaceQuantizers()),
+    Compensate: (Sparsify(),),
     ToInteger: (*QUANTIZABLE, PlaceQuantizers()),
     QuantizeDyadic: QUANTIZABLE,
     SwapAdds: (),
@@ -118,8 +137,12 @@ CASES: dict[type[Pass], tuple[Pass, ...]] = {
 STRETCHED = {FoldFirstToken, PowerOfTwoFactors}
 """Passes whose net has a class token, and channels in front of a normalisation, that are far wider than the others; all other passes have
 the sequence net."""
-STRUCTURED = {PruneBlocks, PruneWidth, PruneHeads, PruneChannels}
+STRUCTURED = {PruneBlocks, FuseBlocks, ShareBlocks, PruneWidth, PruneHeads, PruneChannels}
 """Passes whose net has layers of attention and MLP on one stream: heads and widths that can shrink."""
+FUSING = {FuseAffine, FusePad, FuseLinear, FuseParallel, FuseParallelInteger}
+"""Passes whose net has layers in a row and beside each other, paddings and scales."""
+PLACING = {"place-quantizers", "allocate-bits"}
+"""Either stands for the other."""
 HELD = (*PASSES, SwapAdds)
 MEASURING = (
     *STRUCTURED,
@@ -144,6 +167,7 @@ def _first(*kinds: type[Pass]) -> tuple[Pass, ...]:
     if missing:
         pytest.fail(f"{missing[0]} has no case in CASES: nothing holds it to its promise")
     own = {part.name for kind in kinds for part in kind().parts()}
+    own |= PLACING if own & PLACING else set()
     found = dict.fromkeys(item for kind in kinds for item in CASES[kind] if item.name not in own)
     return tuple(sorted(found, key=lambda item: item.gives is not None))  # what takes floats comes before what ends them
 
@@ -156,7 +180,9 @@ def _class_token_program() -> Program:
 def _net(*kinds: type[Pass]) -> Program:
     if STRETCHED & set(kinds):
         return _class_token_program()
-    return encoder_program() if STRUCTURED & set(kinds) else sequence_program()
+    if STRUCTURED & set(kinds):
+        return encoder_program()
+    return fusible_program() if FUSING & set(kinds) else sequence_program()
 
 
 @lru_cache
@@ -173,6 +199,7 @@ def _context(program: Program, kind: type[Pass]) -> Context:
     """With data, and as if in a pipeline that began with the net."""
     context = measured(program)
     context.original = _net(kind)
+    context.losses = ((_net(kind), program),)
     return context
 
 
@@ -251,12 +278,14 @@ def test_the_pairs_are_those_that_one_expects() -> None:
     written_out = {"decompose-attention", "decompose-unflatten", "decompose-roll", "decompose-pool1d", "separate-masks"}
     composed = {"fold-positions", "compose-linear", "compose-rms-norm", "decompose-index", "compose-masks"}
     equalized = {"equalize", "rotate", "noisy-bias", "power-of-two-factors"}
+    fused = {"fuse-affine", "fuse-pad", "fuse-linear", "fuse-parallel"}
     anywhere = {
-        *("prune-blocks", "prune-width", "prune-heads", "prune-channels"),
+        *("prune-blocks", "fuse-blocks", "share-blocks", "prune-width", "prune-heads", "prune-channels"),
         *("factorize", "sparsify"),
         "remove-noops",
         "fold-constants",
         "fold-batch-norm",
+        *fused,
         "swap-adds",
         "fold-first-token",
         *written_out,
@@ -270,22 +299,29 @@ def test_the_pairs_are_those_that_one_expects() -> None:
         *product({"compose-masks"}, {"fold-positions", "decompose-index", "decompose-attention"}),
     }
     normal |= {
+        *product({"fuse-linear", "fuse-parallel"}, {"fold-constants", "compose-linear", "fold-batch-norm"}),
+        *product({"fuse-affine"}, {"fold-constants", "compose-rms-norm"}),
+    }
+    normal |= {
         *product(equalized, {"fold-batch-norm", "fold-constants"}),
         *product({"fold-first-token"}, {"fold-batch-norm", "fold-constants"}),
     }
     normal |= {*product({"rotate", "noisy-bias", "power-of-two-factors"}, {"equalize"}), ("noisy-bias", "rotate")}
     normal |= {("power-of-two-factors", "rotate"), ("power-of-two-factors", "noisy-bias")}
     normal |= {("sparsify", "rotate"), *product({"to-integer", "quantize-dyadic"}, {"recover"})}
-    late = {"place-quantizers", "quantize-dyadic", "to-integer", "correct-bias", "compensate"}
-    sums = {("quantize-dyadic", "place-quantizers"), ("place-quantizers", "quantize-dyadic")}
-    backwards = {("to-integer", "place-quantizers"), ("to-integer", "quantize-dyadic"), ("quantize-dyadic", "to-integer")}
-    unquantized = set(product({*anywhere, "reestimate-batch-norm"}, {"to-integer", "correct-bias", "compensate"}))
+    placing = {*PLACING, "quantize-dyadic"}
+    late = {*placing, "to-integer", "correct-bias"}
+    sums = {pair for pair in product(placing, placing) if pair[0] != pair[1]}
+    backwards = {*product({"to-integer"}, placing), ("quantize-dyadic", "to-integer")}
+    unquantized = set(product({*anywhere, "reestimate-batch-norm"}, {"to-integer", "correct-bias"}))
     norms = {*product(late, {"reestimate-batch-norm"}), ("fold-batch-norm", "reestimate-batch-norm")}
     biases = set(product({"to-integer", "quantize-dyadic"}, {"correct-bias", "compensate"})) | set(
-        product({"correct-bias", "compensate"}, {"place-quantizers", "quantize-dyadic"})
+        product({"correct-bias", "compensate"}, placing)
     )
-    biases.add(("compensate", "correct-bias"))
-    assert forbidden == {*product(late, anywhere), *sums, *backwards, *unquantized, *norms, *biases, *normal}
+    biases |= {("compensate", "correct-bias"), *product({"to-integer", "quantize-dyadic"}, {"fold-adapters"})}
+    last, others = {"fuse-parallel-integer"}, {kind.name for kind in HELD} - {"fuse-parallel-integer", "eliminate-dead-code"}
+    integers = {*product(last, others), *product(others - {"to-integer", "quantize-dyadic"}, last)}
+    assert forbidden == {*product(late, anywhere), *sums, *backwards, *unquantized, *norms, *biases, *normal, *integers}
 
 
 def test_a_new_pass_without_a_case_fails() -> None:

@@ -45,6 +45,14 @@ def compress(
             help="Time kernels of tvm:native on this machine and take the fastest, at these sizes of dynamic dimensions: batch=1,seq=128.",
         ),
     ] = None,
+    never_slower: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="Measure on this target whether pruning, factorising and fusing make the program faster; what does not is not taken.",
+        ),
+    ] = None,
+    sparse: Annotated[bool, typer.Option(help="Store weights with many zeros as bitmasks and values: smaller files, no faster.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compress a model for every target; exit code 1 where bits differ or a floor of the recipe is missed."""
@@ -54,7 +62,18 @@ def compress(
         from ..compress import compress as run
         from ..model_source import open_model
 
-        done = run(open_model(model), whole, out, state=calibration_state, dump=dump, tune=timed, progress=progress)
+        source = open_model(model)
+        done = run(
+            source,
+            whole,
+            out,
+            state=calibration_state,
+            dump=dump,
+            tune=timed,
+            never_slower=never_slower,
+            sparse=sparse,
+            progress=progress,
+        )
     if as_json:
         lists = {"rows": list(map(asdict, done.rows)), "checks": list(map(asdict, done.checks))}
         data = {"held": done.held, "program_hash": done.program.hash, "facts": done.facts, "measured": done.measured, **lists}

@@ -49,10 +49,16 @@ class OnnxBackend:
 
         return lower(program, target, folder)
 
+    def lower_sparse(self, program: Program, target: Target, folder: Path, sizes: Mapping[str, int] | None) -> Mapping[str, Any]:
+        from .lower import lower
+        from .sparse import make_sparse
+
+        return {**lower(program, target, folder), "sparse": make_sparse(folder)}
+
     def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
         from .run import load
 
-        return load(folder, str(manifest["target"]), options)
+        return load(folder, str(manifest["target"]), options, manifest.get("details", {}).get("sparse"))
 
 
 ONNX = OnnxBackend()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from fxpress_ir import Dimension, Program
@@ -54,7 +57,7 @@ def translated(
     translations: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
     opset: int = OPSET,
 ) -> ir.Model:
-    """A module of float operators in ONNX, without what its nodes remember of files and lines.
+    """A module of float operators in ONNX, without what its nodes remember of files and lines; equal tensors are stored once.
 
     Args:
         module: is changed.
@@ -82,7 +85,21 @@ def translated(
     assert converted is not None
     model: ir.Model = converted.model
     ClearMetadataAndDocStringPass()(model)
+    _store_once(model.graph)
     return model
+
+
+def _store_once(graph: ir.Graph) -> None:
+    """One initialiser for equal ones; onnx-ir's own pass cannot read a transposed tensor."""
+    first: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+    for value in [*graph.initializers.values()]:
+        if value.const_value is None or value.is_graph_output():
+            continue
+        array = np.ascontiguousarray(value.const_value.numpy())
+        kept = first.setdefault((array.dtype.str, array.shape, hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest()), value)
+        if kept is not value:
+            value.replace_all_uses_with(kept)
+            graph.initializers.pop(str(value.name))
 
 
 @contextmanager
@@ -101,6 +118,10 @@ def _quiet() -> Iterator[None]:
 
 def _name(model: ir.Model, program: Program) -> None:
     """Outputs after the program's nodes, symbolic sizes after its dimensions."""
+    inner = {output.name: output for node in model.graph for output in node.outputs if not output.is_graph_output()}
+    for node in program.outputs():  # the exporter numbers nodes anew, and may have given an output's name to another value
+        if node.name in inner:
+            inner[node.name].name = next(name for number in count() if (name := f"{node.name}_inner_{number}") not in inner)
     taken = {value.name for value in model.graph.inputs}
     for value, node in zip(model.graph.outputs, program.outputs(), strict=True):
         if value.name != node.name and node.name not in taken:

@@ -62,8 +62,9 @@ _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def _quantize_weights(model: ir.Model) -> None:
-    """Weight, QuantizeLinear and Clip become the weight's integers, computed as the program computes them."""
+    """Weight, QuantizeLinear and Clip become the weight's integers, computed as the program computes them; equal ones are stored once."""
     graph = model.graph
+    known: dict[bytes, ir.Value] = {}
     for clip in [node for node in graph if node.op_type == "Clip"]:
         quantize = clip.inputs[0].producer() if clip.inputs[0] is not None else None
         if quantize is None or quantize.op_type != "QuantizeLinear":
@@ -73,9 +74,12 @@ def _quantize_weights(model: ir.Model) -> None:
             continue
         codes = _codes(_array(weight), _array(quantize.inputs[1]), quantize.attributes["axis"].as_int())
         codes = np.clip(codes, *map(_array, clip.inputs[1:])).astype(np.int8)
-        stored = ir.val(f"{weight.name}.int8", const_value=ir.Tensor(codes, name=f"{weight.name}.int8"))
-        graph.initializers.add(stored)
-        clip.outputs[0].replace_all_uses_with(stored)
+        key = repr(codes.shape).encode() + codes.tobytes()
+        if key not in known:
+            name = f"{weight.name}.int8" if f"{weight.name}.int8" not in graph.initializers else f"{weight.name}.int8_{len(known)}"
+            known[key] = ir.val(name, const_value=ir.Tensor(codes, name=name))
+            graph.initializers.add(known[key])
+        clip.outputs[0].replace_all_uses_with(known[key])
         graph.remove([clip, quantize], safe=True)
         if not weight.uses():
             graph.initializers.pop(weight.name)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..contract import Arrays
 from .lower import COMPUTED_PRODUCTS, FILE, OPSET
 from .scan import UNFUSED
+from .sparse import initialisers
 
 _OPTIONS = ("providers", "threads")
 _ELSEWHERE = "use target reference or a tvm target"
@@ -31,6 +32,8 @@ class Session:
 
     session: Any
     inputs: tuple[str, ...]
+    kept: Any = None
+    """What the session reads and does not own."""
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
         """Execute once.
@@ -46,15 +49,17 @@ class Session:
             raise BackendError(f"ONNX Runtime failed: {str(error)[:200]}", way_on="the full report is the cause") from error
 
 
-def load(folder: Path, target: str, options: Mapping[str, Any]) -> Session:
+def load(folder: Path, target: str, options: Mapping[str, Any], apart: Mapping[str, Any] | None = None) -> Session:
     """Open ``model.onnx`` in `folder`.
 
     Args:
         target: the target it was lowered for; where integer kernels run, the self-test of this process comes first.
         options: ``threads`` (of one operator) and ``providers`` (ONNX Runtime's; default the CPU).
+        apart: the record of initialisers that are stored as bitmasks and values.
 
     Raises:
         BackendError: an unknown option or provider, a file that cannot be opened, or a processor whose integer kernels are not exact.
+        ArtifactError: sparse initialisers are malformed.
     """
     unknown = sorted(options.keys() - set(_OPTIONS))
     if unknown:
@@ -62,13 +67,14 @@ def load(folder: Path, target: str, options: Mapping[str, Any]) -> Session:
     entries = {} if target == "onnx:float" else {**exact_entries(), **(UNFUSED if target == "onnx:int" else {})}
     providers = list(options.get("providers") or ["CPUExecutionProvider"])
     _check_available(providers)
+    given = initialisers(folder, apart) if apart else {}
     try:
-        session = open_session(str(folder / FILE), entries, options.get("threads"), providers)
+        session = open_session(str(folder / FILE), entries, options.get("threads"), providers, given)
     except Exception as error:  # its exceptions derive from Exception only
         raise BackendError(f"ONNX Runtime cannot open it: {str(error)[:200]}", where=str(FILE), way_on="lower the program again") from error
     if COMPUTED_PRODUCTS in session.get_modelmeta().custom_metadata_map and not computed_products_are_exact():
         raise BackendError("this processor's products of two computed tensors saturate", where="onnx", way_on=_ELSEWHERE)
-    return Session(session, tuple(value.name for value in session.get_inputs()))
+    return Session(session, tuple(value.name for value in session.get_inputs()), given)
 
 
 def _check_available(providers: Sequence[Any]) -> None:
@@ -80,8 +86,14 @@ def _check_available(providers: Sequence[Any]) -> None:
             raise BackendError(f"this ONNX Runtime has no provider {name!r}", where="onnx", way_on=f"one of {', '.join(available)}")
 
 
-def open_session(model: str | bytes, entries: Mapping[str, str], threads: int | None = None, providers: Sequence[Any] = ()) -> Any:
-    """A session from a path or from bytes, with configuration entries."""
+def open_session(
+    model: str | bytes,
+    entries: Mapping[str, str],
+    threads: int | None = None,
+    providers: Sequence[Any] = (),
+    given: Mapping[str, Any] | None = None,
+) -> Any:
+    """A session from a path or from bytes, with configuration entries, and the values of initialisers that the model leaves out."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     if threads is not None:
@@ -91,6 +103,8 @@ def open_session(model: str | bytes, entries: Mapping[str, str], threads: int | 
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
     for key, value in entries.items():
         settings.add_session_config_entry(key, value)
+    if given:
+        settings.add_external_initializers(list(given), list(given.values()))
     return onnxruntime.InferenceSession(model, settings, providers=list(providers) or ["CPUExecutionProvider"])
 
 

@@ -28,8 +28,11 @@ class _Reference:
     def lower(self, program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
         return lower.write(program, folder)
 
+    def lower_sparse(self, program: Program, target: Target, folder: Path, sizes: Mapping[str, int] | None) -> Mapping[str, Any]:
+        return lower.write(program, folder, is_sparse=True)
+
     def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
-        return run.load(folder, options)
+        return run.load(folder, options, manifest.get("details", {}).get("sparse"))
 
 
 REFERENCE: Backend = _Reference()

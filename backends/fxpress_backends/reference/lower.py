@@ -11,12 +11,18 @@ from fxpress_ir import Program
 from fxpress_ir.portable import graph_data, tensor_data
 from safetensors.numpy import save_file
 
+from .. import sparse
 from .run import GRAPH, TENSORS
 
 
-def write(program: Program, folder: Path) -> dict[str, Any]:
-    """Write the payload; returns how often each operator occurs."""
+def write(program: Program, folder: Path, *, is_sparse: bool = False) -> dict[str, Any]:
+    """Write the payload; returns how often each operator occurs, and the record of tensors that are stored apart."""
     graph = graph_data(program)
     (folder / GRAPH).write_text(json.dumps(graph, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    save_file(tensor_data(program), folder / TENSORS)
-    return {"operators": dict(Counter(node["operator"] for node in graph["nodes"]))}
+    tensors, details = tensor_data(program), {"operators": dict(Counter(node["operator"] for node in graph["nodes"]))}
+    if is_sparse:
+        apart = sparse.worthwhile(tensors)
+        details["sparse"] = sparse.write(apart, folder) if apart else {"tensors": {}}
+        tensors = {name: array for name, array in tensors.items() if name not in apart}
+    save_file(tensors, folder / TENSORS)
+    return details

@@ -50,13 +50,24 @@ class TvmBackend:
         """
         return _write(program, target, folder, sizes)
 
+    def lower_sparse(self, program: Program, target: Target, folder: Path, sizes: Mapping[str, int] | None) -> Mapping[str, Any]:
+        """As `lower`, or `lower_tuned` where there are sizes; weights of integer kernels are stored apart where that is smaller.
+
+        Raises:
+            BackendError: as those, and where the program is a float one, whose weights TVM's importer puts into the library.
+        """
+        if program.stage == "float":
+            what = "weights of float programs are part of the library"
+            raise BackendError(what, where=target.name, way_on="lower it without sparse storage, or to onnx:float")
+        return _write(program, target, folder, sizes, is_sparse=True)
+
     def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
         from .run import load
 
         return load(folder, manifest, options)
 
 
-def _write(program: Program, target: Target, folder: Path, tune: Mapping[str, int] | None) -> Mapping[str, Any]:
+def _write(program: Program, target: Target, folder: Path, tune: Mapping[str, int] | None, *, is_sparse: bool = False) -> Mapping[str, Any]:
     from .legalize import broken_rules
     from .lower import write
     from .selftest import proved
@@ -67,7 +78,7 @@ def _write(program: Program, target: Target, folder: Path, tune: Mapping[str, in
     target, fallback = proved(target) if program.stage != "float" else (target, "")
     if fallback:
         warnings.warn(f"{target.name}: {fallback}", stacklevel=3)
-    return {**write(program, target, folder, tune), **({"fallback": fallback} if fallback else {})}
+    return {**write(program, target, folder, tune, is_sparse=is_sparse), **({"fallback": fallback} if fallback else {})}
 
 
 TVM = TvmBackend()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from . import pack
+from .columns import columns, covered, spans
 from .dots import dot_products, packed, paired, unreadable
 from .draft import Draft
 from .nodes import addition_of, epilogue_of
@@ -196,8 +197,9 @@ def _sum_pool2d(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None
 def _multiply(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     named, result = arguments(node), draft.stored(requantize or node)
     tables, settings = epilogue(draft, requantize, draft.interval(node), pack.columns(result))
-    operands = [draft.buffer(named["x"]), draft.buffer(named["y"])]
-    draft.emit("multiply", operands, result, _covered(node, requantize), settings, tables)
+    operands = [columns(draft, named[operand]) for operand in ("x", "y")]
+    nodes = [*covered(draft, operands, node), *_covered(requantize)]
+    draft.emit("multiply", [operand.held for operand in operands], result, nodes, {**settings, **spans(operands)}, tables, owner=node)
 
 
 def _matmul(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:

@@ -95,6 +95,12 @@ class Draft(Layout):
         placed = node in self._values or node in self._rows or node in self._moves
         return None if placed else self._chains.get(node)
 
+    def waiting(self, node: fx.Node) -> Gather | None:
+        """The value as elements of buffers where it has no place in memory yet; None where it has one, or is no such value."""
+        node = origin(node)
+        placed = node in self._values or node in self._rows
+        return None if placed or not (node in self._moves or node in self._chains) else self._gathered(node)
+
     def _gathered(self, node: fx.Node) -> Gather | None:
         """None for a chain that mixes dimensions."""
         if node not in self._moves:

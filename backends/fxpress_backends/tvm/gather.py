@@ -70,6 +70,20 @@ def whole(buffer: Buffer) -> Gather:
     return Gather((Part(buffer, (None,) * (1 + len(buffer.outer))),), np.stack([np.zeros_like(channels), channels], 1))
 
 
+def run_of(moved: Gather, stored: Buffer) -> int | None:
+    """The first channel of a value that is successive channels at every place of one buffer; None where it is something else.
+
+    Args:
+        stored: as the value would lie: a part of the places alone has fewer than its source.
+    """
+    (part, *others), channels = moved.parts, moved.channels[:, 1]
+    if others or part.fill is not None or any(table is not None for table in part.tables):
+        return None
+    places = (part.source.lead, *part.source.outer) == (stored.lead, *stored.outer)
+    run = bool((np.diff(channels) == 1).all())
+    return int(channels[0]) if places and run else None
+
+
 def taken(moved: Gather, loop: int, indices: NDArray[Any], fill: int | None = None) -> Gather:
     """The elements at `indices` along one physical dimension, `fill` at holes."""
     if loop < len(moved.parts[0].tables):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 from fxpress_ir.ops import SHAPE_OPERATORS
 from torch import fx
 
 from .draft import Draft
+from .gather import run_of
 from .nodes import permutation_of, readers, sizes_of
 from .pack import LANES
 from .physical import Buffer
@@ -54,13 +54,10 @@ def _within(draft: Draft, base: fx.Node, steps: tuple[fx.Node, ...]) -> Split | 
     if len(steps) != 2 or not _splits(base, *steps):
         return None
     moved, width = draft.moved(base), steps[1].meta["val"].shape[-1]
-    part, channels = moved.parts[0], moved.channels[:, 1]
-    first = int(channels[0])
-    run = bool((channels == np.arange(first, first + len(channels))).all())
-    unmoved = len(moved.parts) == 1 and part.fill is None and all(table is None for table in part.tables)
-    if not (run and unmoved) or width % LANES or first % LANES:
+    first = run_of(moved, draft.stored(base))
+    if first is None or width % LANES or first % LANES:
         return None
-    return Split(part.source, steps[1].meta["val"].shape[1], first, width, (*moved.nodes, *steps))
+    return Split(moved.parts[0].source, steps[1].meta["val"].shape[1], first, width, (*moved.nodes, *steps))
 
 
 def _splits(wide: fx.Node, view: fx.Node, swap: fx.Node) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fxpress_ir.errors import BackendError
 from tvm import relax, tirx
 from tvm.support import cc
 
+from fxpress_backends import sparse
 from fxpress_backends.contract import Target
 
 from .check import check
@@ -31,11 +32,12 @@ from .sizes import dimensions, value
 from .tune import tuned
 
 
-def module_of(plan: Plan, islands: Any = None) -> Any:
+def module_of(plan: Plan, islands: Any = None, apart: Sequence[str] = ()) -> Any:
     """The Relax module: ``main`` takes the plain inputs and returns the tuple of plain outputs.
 
     Args:
         islands: a module of the functions that the plan calls, to which the rest is added.
+        apart: constants that the library does not hold: ``main`` takes them after the inputs.
     """
     names = sorted(set(dimensions([buffer.sizes for buffer in plan.buffers.values()])))
     symbols = {name: tirx.Var(name, "int64") for name in names}
@@ -45,9 +47,12 @@ def module_of(plan: Plan, islands: Any = None) -> Any:
 
     builder = relax.BlockBuilder(islands)
     inputs = [relax.Var(f"x{number}", type_of(plan.buffers[name])) for number, name in enumerate(plan.inputs)]
-    constants = {name: relax.const(tvm.runtime.tensor(array)) for name, array in plan.constants.items()}
+    constants = {name: relax.const(tvm.runtime.tensor(array)) for name, array in plan.constants.items() if name not in apart}
+    for number, name in enumerate(apart):
+        array = plan.constants[name]
+        constants[name] = relax.Var(f"w{number}", relax.TensorType(array.shape, str(array.dtype)))
     values = {**constants, **dict(zip(plan.inputs, inputs, strict=True))}
-    with builder.function(ENTRY, inputs):
+    with builder.function(ENTRY, [*inputs, *(constants[name] for name in apart)]):
         for group in plan.groups:
             read = [values[name] for name in group.inputs]
             if group.kernel == "view":
@@ -104,7 +109,9 @@ _EMULATION = ("-O2", str(Path(__file__).with_name("amx_emulated.cpp")))
 _UNCHECKED = "linked for another kind of machine, not opened here: no bits were compared"
 
 
-def write(program: Program, target: Target, folder: Path, tune: Mapping[str, int] | None = None) -> Mapping[str, Any]:
+def write(
+    program: Program, target: Target, folder: Path, tune: Mapping[str, int] | None = None, *, is_sparse: bool = False
+) -> Mapping[str, Any]:
     """Compile a program into ``folder/model-<hash of its bytes>.so``; returns the manifest's details.
 
     The name holds the hash because the system's loader takes two libraries of one path for the same: an artifact that is
@@ -112,6 +119,8 @@ def write(program: Program, target: Target, folder: Path, tune: Mapping[str, int
 
     With `tune`, sizes of dynamic dimensions, the kernels are those that are fastest there when timed now (`tuned`); the bytes are
     then no function of the program alone.
+
+    With `is_sparse`, constants that are smaller so are written as bitmasks and values beside the library, for `run.load` to expand.
 
     A library for another kind of machine, or a CPU that offers more, is linked, not opened; ``unchecked`` in the details says so.
 
@@ -126,9 +135,10 @@ def write(program: Program, target: Target, folder: Path, tune: Mapping[str, int
     planned, record = (None if program.stage == "float" else plan(program, target)), None
     if tune is not None:
         planned, record = tuned(program, target, tune)
+    apart = sparse.worthwhile(planned.constants) if is_sparse and planned is not None else {}
     with blamed_on(parts), tvm.transform.PassContext(disabled_pass=_KEPT_WHOLE):
         module = kernels({name: imported(part) for name, part in parts.items()}, compiled_for) if parts else None
-        module = module if planned is None else module_of(planned, module)
+        module = module if planned is None else module_of(planned, module, tuple(apart))
         executable = relax.build(module, compiled_for, relax_pipeline=tvm.transform.Sequential(list(_LOWERING)))
     with tempfile.TemporaryDirectory(dir=folder) as workshop:
         linked = Path(workshop) / "model.so"
@@ -144,6 +154,8 @@ def write(program: Program, target: Target, folder: Path, tune: Mapping[str, int
     details = {"library": library, "llvm_target": settings, "features": list(target.features), "groups": calls}
     if record is not None:
         details["tuned"] = record
+    if is_sparse:
+        details["sparse"] = sparse.write(apart, folder) if apart else {"tensors": {}}
     if gpu is not None:
         details |= _write_cubin(source_of(executable), gpu, folder)
     return details if opens else {**details, "unchecked": _UNCHECKED}

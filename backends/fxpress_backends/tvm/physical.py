@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
-from .sizes import Extent, Size, dimensions
+from .sizes import Extent, Size, dimensions, padded
 
 NO_HALO = (0, 0, 0, 0)
 FUNCTION, RESULT = "island", "result"
@@ -73,8 +73,8 @@ class Buffer:
         if self.layout == "rows":
             return self.shape[:-1]
         (height, width), (top, left, bottom, right) = self.pixels, self.halo
-        padded = (height + top + bottom, width + left + right)
-        return () if padded == (1, 1) else padded
+        stored = (height + top + bottom, width + left + right)
+        return () if stored == (1, 1) else stored
 
     @property
     def sizes(self) -> tuple[Extent, ...]:
@@ -90,6 +90,11 @@ class Buffer:
     def order(self) -> tuple[int, ...]:
         """The logical dimensions in the order in which they lie in memory, the innermost last."""
         return (0, 2, 3, 1) if self.layout == "NHWC" else tuple(range(1 + len(self.shape)))
+
+    def with_channels(self, count: int, multiple: int) -> Buffer:
+        """The same positions with `count` channels, stored as a multiple."""
+        shape = (count, *self.shape[1:]) if self.layout == "NHWC" else (*self.shape[:-1], count)
+        return replace(self, shape=shape, innermost=padded(count, multiple))
 
     def __str__(self) -> str:
         stored = ", ".join(map(str, self.sizes))

@@ -77,6 +77,8 @@ class Remote:
         """
         where, details = f"contender {name!r}", artifact.manifest["details"]
         self._machine.check(details["features"], where)
+        if details.get("sparse", {}).get("tensors"):
+            raise BenchError("its library holds no weights, they are stored as bitmasks and values", where=where, way_on="lower it dense")
         library = artifact.folder / Path(details["library"]).name
         self._opened += 1
         uploaded = f"{self._opened}-{library.name}"  # the system's loader takes two libraries of one path for the same

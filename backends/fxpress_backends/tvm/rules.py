@@ -11,6 +11,7 @@ from torch import fx
 from . import moves, pack
 from .accumulators import accumulate, epilogue, finish, finish_sum, window
 from .attention import attention, softmax
+from .columns import columns, covered, spans
 from .draft import Draft
 from .logic import positions
 from .normalize import finish_row, map_of, normalize
@@ -25,7 +26,9 @@ def _requantize(draft: Draft, node: fx.Node) -> None:
     named, result = arguments(node), draft.stored(node)
     axis, size = _axis(draft, node, named["b"])
     tables, settings = epilogue(draft, node, draft.interval(named["x"]).hull(), size)
-    draft.emit("requantize", [draft.buffer(named["x"])], result, [node], {**settings, "axis": axis}, tables)
+    source = columns(draft, named["x"])
+    settings |= {"axis": axis, **spans([source])}
+    draft.emit("requantize", [source.held], result, covered(draft, [source], node), settings, tables, owner=node)
 
 
 def _axis(draft: Draft, node: fx.Node, values: fx.Node) -> tuple[int, int]:
@@ -54,8 +57,10 @@ def _add(draft: Draft, node: fx.Node) -> None:
     if finish_sum(draft, node):
         return
     named = arguments(node)
+    operands = [columns(draft, named[operand]) for operand in ("x", "y")]
     settings = {"bx": named["bx"], "by": named["by"], "shift": named["c"], "qmin": named["qmin"], "qmax": named["qmax"]}
-    draft.emit("add", [draft.buffer(named["x"]), draft.buffer(named["y"])], draft.stored(node), [node], settings)
+    settings |= spans(operands)
+    draft.emit("add", [operand.held for operand in operands], draft.stored(node), covered(draft, operands, node), settings)
 
 
 def _max_pool2d(draft: Draft, node: fx.Node) -> None:
@@ -65,25 +70,28 @@ def _max_pool2d(draft: Draft, node: fx.Node) -> None:
 def _lut(draft: Draft, node: fx.Node) -> None:
     """What is stored for each stored byte; permutes of bytes where one table serves at least as many in a row as they take."""
     named, result = arguments(node), draft.stored(node)
-    source, table = draft.buffer(named["x"]), draft.constant(named["table"])
+    source, table = columns(draft, named["x"]), draft.constant(named["table"])
     axis, size = _axis(draft, node, named["table"])
+    nodes, settings = covered(draft, [source], node), spans([source])
     if len(table) > 1:
-        packed, settings = pack.tables_by_byte(table, size, source, result), {"axis": axis}
-        draft.emit("lut", [source], result, [node], settings, {"table": packed}, f"a table for each of {len(table)}")
+        packed, why = pack.tables_by_byte(table, size, source.held, result), f"a table for each of {len(table)}"
+        draft.emit("lut", [source.held], result, nodes, {"axis": axis, **settings}, {"table": packed}, why, owner=node)
         return
-    line = pack.line(result)
+    line = pack.line(result) if source.run is None else result.channels
     kernel = "lut_permute" if draft.byte_permutes and line >= pack.BYTES else "lut"
     why = "" if kernel == "lut_permute" else f"{line} bytes in a row" if draft.byte_permutes else "the target has no AVX512-VBMI"
-    draft.emit(kernel, [source], result, [node], {}, {"table": pack.tables_by_byte(table, 1, source, result)}, why)
+    packed = pack.tables_by_byte(table, 1, source.held, result)
+    draft.emit(kernel, [source.held], result, nodes, settings, {"table": packed}, why, owner=node)
 
 
 def _lut16(draft: Draft, node: fx.Node) -> None:
     """Knots as they are, one table or one for each stored index of the axis."""
     named, result = arguments(node), draft.stored(node)
     table, (axis, size) = draft.constant(named["table"]).astype(np.int16), _axis(draft, node, named["table"])
-    settings = {"axis": axis} if len(table) > 1 else {}
+    source, settings = columns(draft, named["x"]), {"axis": axis} if len(table) > 1 else {}
     packed = np.pad(table, ((0, size - len(table)), (0, 0))) if settings else table
-    draft.emit("lut16", [draft.buffer(named["x"])], result, [node], settings, {"table": packed})
+    settings |= spans([source])
+    draft.emit("lut16", [source.held], result, covered(draft, [source], node), settings, {"table": packed}, owner=node)
 
 
 def _affine(draft: Draft, node: fx.Node) -> None:

@@ -14,6 +14,7 @@ from fxpress_ir.errors import BackendError
 from numpy.typing import NDArray
 from tvm import relax
 
+from fxpress_backends import sparse
 from fxpress_backends.contract import Arrays
 
 from .cpu import AMX, EMULATED_AMX, TESTED, host_features
@@ -32,13 +33,15 @@ class TvmRunner:
         library: the payload.
         threads: how many run each kernel.
         gpu: kernels run on the first CUDA device; inputs and outputs are copied there and back.
+        weights: what the library takes after its inputs.
 
     Raises:
         BackendError: the library does not load, or the pool of threads is already running with fewer.
     """
 
-    def __init__(self, library: Path, threads: int, gpu: bool = False) -> None:
+    def __init__(self, library: Path, threads: int, gpu: bool = False, weights: Sequence[NDArray[Any]] = ()) -> None:
         self._threads, self._device = threads, tvm.runtime.device(CUDA if gpu else "cpu", 0)
+        self._weights = [tvm.runtime.tensor(array, self._device) for array in weights]
         claim_threads(threads)
         try:
             self._main = machine(library, self._device)[ENTRY]
@@ -48,7 +51,8 @@ class TvmRunner:
     def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
         """Execute once."""
         claim_threads(self._threads)
-        return tuple(output.numpy() for output in self._main(*(tvm.runtime.tensor(value, self._device) for value in inputs)))
+        given = (tvm.runtime.tensor(value, self._device) for value in inputs)
+        return tuple(output.numpy() for output in self._main(*given, *self._weights))
 
 
 def machine(library: Path, device: Any = None) -> Any:
@@ -116,6 +120,7 @@ def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) 
     Raises:
         BackendError: an unknown option, another kind of machine than the artifact's, a CPU without its instruction sets, or
             what `TvmRunner` raises.
+        ArtifactError: sparse weights are malformed.
     """
     where = str(manifest.get("target", "tvm"))
     unknown = sorted(options.keys() - {"threads"})
@@ -141,4 +146,7 @@ def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) 
     check_instructions(wanted, where)
     if AMX in wanted:
         ask_for_tiles()
-    return TvmRunner(folder / Path(manifest["details"]["library"]).name, threads, gpu)
+    apart = manifest["details"].get("sparse", {"tensors": {}})
+    found = sparse.read(folder, apart) if apart["tensors"] else {}
+    weights = [found[name] for name in sorted(found)]  # in the order that `lower` gives them
+    return TvmRunner(folder / Path(manifest["details"]["library"]).name, threads, gpu, weights)

@@ -12,10 +12,12 @@ from torch import Size
 
 from ..contract import GIVEN, Close, Context, Lossy, Pass, Promise
 from ..evidence.gradients import Loss
+from ..latency import Latency, not_slower
 from ..low_rank.decompositions import DECOMPOSITIONS, Decomposition, Rung
 from ..low_rank.lens import Lens
 from ..low_rank.split import split
 from .allocate import by_energy, by_ratio
+from .break_even import BreakEven
 from .layers import Layer, float_layers
 from .metrics import METRICS
 from .plan import RankPlan, Split
@@ -41,6 +43,10 @@ class Factorize(Pass):
         metric: in which errors are measured: ``plain``, ``activations`` or ``fisher``; where energy is 1, plain, since nothing is lost.
         convolutions: how they are split: ``channel``, ``spatial`` or ``tucker``; what those refuse is split as ``channel``.
         faster: a `Faster`; None for parameters alone. Only from Python.
+        break_even: ``fx.latency_on(target)``, measured on single layers: a rank is taken only where the layer is found faster than
+            whole. None for parameters alone. Only from Python.
+        latency: the same of programs, None for the pipeline's: where the factorised program is not found faster, it stays whole and
+            the report says so. Without it nothing is claimed about time. Only from Python.
         loss: of the Fisher information, of (outputs, inputs); None for the one that `metrics.fisher` describes. Only from Python.
     """
 
@@ -52,6 +58,8 @@ class Factorize(Pass):
     metric: str = "activations"
     convolutions: str = "channel"
     faster: Faster | None = field(default=None, metadata={GIVEN: True})
+    break_even: Latency | None = field(default=None, metadata={GIVEN: True})
+    latency: Latency | None = field(default=None, metadata={GIVEN: True})
     loss: Loss | None = field(default=None, metadata={GIVEN: True})
 
     def __post_init__(self) -> None:
@@ -72,8 +80,8 @@ class Factorize(Pass):
     def apply(self, program: Program, context: Context) -> Program:
         layers = float_layers(program, context)
         found = self._decompositions(program, layers, context)
-        plan = self._plan(layers, found, context)
-        return _cut(program, plan, layers, found) if plan.splits else program
+        plan = self._plan(program, layers, found, context)
+        return not_slower(_cut(program, plan, layers, found), program, self.latency, context) if plan.splits else program
 
     def decide(self, program: Program, context: Context) -> RankPlan:
         """The plan for a program.
@@ -83,18 +91,22 @@ class Factorize(Pass):
             CalibrationError: the metric needs data, and there are none.
         """
         layers = float_layers(program, context)
-        return self._plan(layers, self._decompositions(program, layers, context), context)
+        return self._plan(program, layers, self._decompositions(program, layers, context), context)
 
     def cut(self, program: Program, plan: RankPlan, context: Context) -> Program:
         """The program cut by a plan, its factors computed in this pass's metric; a plan that was edited or stored works the same.
 
         Raises:
-            PassError: the plan names what is no factorisable layer, or a decomposition or ranks that do not fit one.
+            PassError: the plan was made for another program, or names what is no factorisable layer, or a decomposition or ranks
+                that do not fit one.
         """
+        if plan.program_hash != program.hash:
+            what = f"the plan is for program {plan.program_hash[:12]}, this one is {program.hash[:12]}"
+            raise PassError(what, where=self.name, way_on="decide on this program")
         layers = [layer for layer in float_layers(program, context) if layer.name in plan.splits]
         unknown = sorted(set(plan.splits) - {layer.name for layer in layers})
         if unknown:
-            raise PassError(f"the plan names {unknown[0]!r}", where=self.name, way_on="use the plan of this very program")
+            raise PassError(f"the plan names {unknown[0]!r}", where=self.name, way_on="decide() names those that are")
         for layer in layers:
             kind = plan.splits[layer.name].kind
             reason = DECOMPOSITIONS[kind].refused(layer.weight.shape)
@@ -122,17 +134,20 @@ class Factorize(Pass):
         kind = DECOMPOSITIONS[self.convolutions]
         return "channel" if kind.refused(layer.weight.shape) else kind.name
 
-    def _plan(self, layers: Sequence[Layer], found: Mapping[str, Decomposition], context: Context) -> RankPlan:
+    def _plan(self, program: Program, layers: Sequence[Layer], found: Mapping[str, Decomposition], context: Context) -> RankPlan:
         layers = [layer for layer in layers if layer.name in found]
-        chosen = self._by_ratio(layers, found, context) if self.ratio else self._by_energy(layers, found, context)
+        even = None if self.break_even is None else BreakEven(program, self.break_even, context)
+        chosen = self._by_ratio(layers, found, even, context) if self.ratio else self._by_energy(layers, found, even, context)
         splits = {
             layer.name: Split(self._kind(layer), chosen[layer.name].ranks, layer.weight.numel(), chosen[layer.name].parameters)
             for layer in layers
             if layer.name in chosen
         }
-        return RankPlan(splits)
+        return RankPlan(program.hash, splits)
 
-    def _by_energy(self, layers: Sequence[Layer], found: Mapping[str, Decomposition], context: Context) -> dict[str, Rung]:
+    def _by_energy(
+        self, layers: Sequence[Layer], found: Mapping[str, Decomposition], even: BreakEven | None, context: Context
+    ) -> dict[str, Rung]:
         chosen = {}
         for layer in layers:
             rung = by_energy(found[layer.name].rungs, self.energy)
@@ -141,26 +156,31 @@ class Factorize(Pass):
                 reason = f"ranks {ranks}" if len(rung.ranks) > 1 else f"rank {ranks}"
                 what = f"{reason} would take {rung.parameters} parameters for {layer.weight.numel()}"
                 context.refuse(layer.nodes[0], what, "lower the energy" if self.energy < 1 else "")
-            elif not self._pays(layer, rung):
+            elif not self._paying(layer, found[layer.name], [rung], even):
                 context.refuse(layer.nodes[0], f"it is not faster on the target at rank {ranks}", "lower the energy")
             else:
                 chosen[layer.name] = rung
         return chosen
 
-    def _by_ratio(self, layers: Sequence[Layer], found: Mapping[str, Decomposition], context: Context) -> dict[str, Rung]:
+    def _by_ratio(
+        self, layers: Sequence[Layer], found: Mapping[str, Decomposition], even: BreakEven | None, context: Context
+    ) -> dict[str, Rung]:
         dense = {layer.name: layer.weight.numel() for layer in layers}
-        rungs = {
-            layer.name: [rung for rung in found[layer.name].rungs if rung.parameters < dense[layer.name] and self._pays(layer, rung)]
-            for layer in layers
-        }
+        rungs = {}
+        for layer in layers:
+            fewer = [rung for rung in found[layer.name].rungs if rung.parameters < dense[layer.name]]
+            rungs[layer.name] = self._paying(layer, found[layer.name], fewer, even)
+        timed = self.faster is not None or even is not None
         for layer in layers:
             if not rungs[layer.name]:
-                what = "takes fewer parameters" if self.faster is None else "takes fewer parameters and is faster on the target"
+                what = "takes fewer parameters and is faster on the target" if timed else "takes fewer parameters"
                 context.refuse(layer.nodes[0], f"no rank {what}")
         return by_ratio(rungs, dense, self.ratio)
 
-    def _pays(self, layer: Layer, rung: Rung) -> bool:
-        return self.faster is None or self.faster(layer.weight.shape, self._kind(layer), rung.ranks)
+    def _paying(self, layer: Layer, found: Decomposition, rungs: Sequence[Rung], even: BreakEven | None) -> list[Rung]:
+        """Those of `rungs`, by falling parameters, that are faster, as far as one knows."""
+        known = [rung for rung in rungs if self.faster is None or self.faster(layer.weight.shape, self._kind(layer), rung.ranks)]
+        return known if even is None else even.paying(layer, found, known)
 
 
 def _cut(program: Program, plan: RankPlan, layers: Sequence[Layer], found: Mapping[str, Decomposition]) -> Program:

@@ -43,6 +43,8 @@ def float_layers(program: Program, context: Context) -> list[Layer]:
             context.refuse(first, f"{others[0].name} reads the whole weight too")
         elif weight.dtype not in _WIDE:
             context.refuse(first, f"{weight.dtype} factors would lose digits", "convert the model to float32")
+        elif not bool(weight.isfinite().all()):
+            context.refuse(first, f"its weight {tensor} holds NaN or infinity", "repair the model")
         else:
             found.append(Layer(tuple(nodes), weight))
     return found

@@ -23,8 +23,13 @@ class Split:
 
 @dataclass(frozen=True)
 class RankPlan:
-    """Splits by layers' names; a layer that is not named stays whole. Layers that share a weight have the name of the first."""
+    """Splits by layers' names; a layer that is not named stays whole. Layers that share a weight have the name of the first.
 
+    Attributes:
+        program_hash: `Program.hash` of the program whose layers are named.
+    """
+
+    program_hash: str
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -35,7 +40,8 @@ class RankPlan:
 
     def to_json(self) -> str:
         """The plan as text; ``from_json`` reads it back."""
-        return json.dumps({name: vars(split) for name, split in self.splits.items()}, indent=1)
+        splits = {name: vars(split) for name, split in self.splits.items()}
+        return json.dumps({"program_hash": self.program_hash, "splits": splits}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> RankPlan:
@@ -45,14 +51,15 @@ class RankPlan:
             PassError: it is no JSON of a plan, or names a decomposition that there is not.
         """
         try:
-            found = {name: _split(**parts) for name, parts in json.loads(text).items()}
-        except (ValueError, TypeError, AttributeError) as error:
+            data = json.loads(text)
+            program_hash, found = str(data["program_hash"]), {name: _split(**parts) for name, parts in data["splits"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PassError(f"is no plan: {error}", where="factorize", way_on="give what RankPlan.to_json wrote") from error
         for name, split in found.items():
             if split.kind not in DECOMPOSITIONS:
                 known = ", ".join(DECOMPOSITIONS)
                 raise PassError(f"{split.kind!r} is no decomposition", where=f"factorize, layer {name}", way_on=f"one of {known}")
-        return cls(found)
+        return cls(program_hash, found)
 
 
 def _split(kind: str, ranks: list[int], before: int, after: int) -> Split:

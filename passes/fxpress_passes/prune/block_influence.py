@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from fxpress_ir import Program
+from fxpress_ir.analysis.blocks import Block
 from fxpress_ir.analysis.coupling import coupled_groups
 from torch import Tensor, fx
 from torch.nn import functional
 
 from ..evidence.calibration import Batch
-from .blocks import Block
 
 
 class BlockInfluence(fx.Interpreter):

@@ -10,15 +10,17 @@ from typing import ClassVar
 
 import torch
 from fxpress_ir import Program
+from fxpress_ir.analysis.blocks import Block, residual_blocks
 from fxpress_ir.errors import PassError
+from fxpress_ir.slicing import remove_blocks
 from torch import Tensor
 from torch.nn import functional
 
 from ..contract import GIVEN, Context, Lossy, Pass, Promise, Refused
 from ..evidence.gradients import Loss
+from ..latency import Latency, not_slower
 from .block_influence import BlockInfluence
-from .blocks import Block, residual_blocks
-from .latency import Latency, not_slower
+from .stale import report_stale_norms
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class PruneBlocks(Pass):
 
     def apply(self, program: Program, context: Context) -> Program:
         plan = self.plan if self.plan is not None else self.decide(program, context)
-        return not_slower(without(program, plan), program, self.latency, context)
+        pruned = not_slower(without(program, plan), program, self.latency, context)
+        report_stale_norms(pruned, program, context)
+        return pruned
 
     def decide(self, program: Program, context: Context) -> BlockPlan:
         """Which blocks leave, without removing them."""
@@ -153,10 +157,4 @@ def without(program: Program, plan: BlockPlan) -> Program:
     for names in plan.remove:
         if names not in blocks:
             raise PassError(f"{' ==> '.join(names)} is no residual block", where="the plan", way_on="decide() names those that are")
-    if not plan.remove:
-        return program
-    edit = program.edit()
-    for names in reversed(plan.remove):
-        block = blocks[names]
-        edit.replace(edit.here(block.output), edit.here(block.input))
-    return edit.finish()
+    return remove_blocks(program, map(blocks.__getitem__, plan.remove))

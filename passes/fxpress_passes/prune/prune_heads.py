@@ -13,7 +13,7 @@ class PruneHeads(Structured):
     """Remove heads of attention (Michel et al. 2019); with grouped queries an atom is a group, and the groups stay alike.
 
     Options:
-        ratio, align, scope, score, macs, parameters, loss, latency, plan: as of `prune-channels`; `align` counts entries of
+        ratio, align, scope, score, macs, parameters, time, loss, latency, plan: as of `prune-channels`; `align` counts entries of
             what heads are cut from, so a head of 16 is aligned to 8 and 16 by itself.
 
     Raises:

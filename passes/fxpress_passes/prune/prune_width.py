@@ -17,7 +17,7 @@ class PruneWidth(Structured):
     hidden units: it is meant to be followed by training.
 
     Options:
-        ratio, align, scope, score, macs, parameters, loss, latency, plan: as of `prune-channels`. ``activation`` measures
+        ratio, align, scope, score, macs, parameters, time, loss, latency, plan: as of `prune-channels`. ``activation`` measures
             behind the norms; ``taylor``, ``fisher`` and ``trajectory`` do not see that the norms count fewer features.
 
     Raises:

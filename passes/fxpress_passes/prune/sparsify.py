@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from fxpress_ir import Program
@@ -14,9 +15,11 @@ from ..contract import GIVEN, Context, Lossy, Pass, Promise
 from ..evidence.gradients import Loss
 from ..evidence.input_norms import LAYERS
 from . import masks
+from .in_order import in_order
 from .layers import Layer, as_matrix, as_weight, columns, prunable
 from .plan import SparsityPlan, cut
 from .scores import SCORES, Facts
+from .scores.facts import in_matrix_order, unseen
 from .scores.sparsegpt import sparsegpt
 
 UPDATING = "sparsegpt"
@@ -28,8 +31,8 @@ SCORED = (*SCORES, UPDATING)
 class Sparsify(Pass):
     """Unstructured pruning of linear layers and convolutions: the shapes stay, zeros are stored as any other number.
 
-    All layers are scored at once, on the program as it comes. Later passes keep the zeros: folding, equalising and integers,
-    where they are exact; only `rotate` would mix them away.
+    All layers are scored at once, on the program as it comes, unless `sequential`. Later passes keep the zeros: folding,
+    equalising and integers, where they are exact; only `rotate` would mix them away.
 
     Options:
         score: ``sparsegpt``, which also moves the weights that stay, or one that leaves them: ``magnitude``, ``random``,
@@ -38,6 +41,8 @@ class Sparsify(Pass):
         pattern: ``2:4`` leaves at most 2 of every 4 neighbouring input channels, whatever `sparsity` says.
         compare: the scores of a ``row`` (what one output reads), of a ``layer``, or ``global``, of all layers.
         skip_ends: leave the first and the last layer as they are.
+        sequential: of ``sparsegpt``: layer after layer, each on the inputs that the layers before it give with their zeros; it makes
+            up for some of their error. The live values of all calibration batches are in memory at once.
         alpha, p: of ``gblm``: the factor of the gradients, and their norm over samples, 1 or 2.
         loss: of (outputs, inputs), for the scores by gradient; None for the outputs' cross-entropy with their own argmax.
 
@@ -49,11 +54,13 @@ class Sparsify(Pass):
     name: ClassVar[str] = "sparsify"
     promise: ClassVar[Promise] = Lossy(5.0)
     after: ClassVar[tuple[str, ...]] = ("rotate",)
+    loses: ClassVar[bool] = True
     score: str = UPDATING
     sparsity: float = 0.5
     pattern: str = ""
     compare: str = "row"
     skip_ends: bool = True
+    sequential: bool = False
     alpha: float = 100.0
     p: int = 1
     loss: Loss | None = field(default=None, metadata={GIVEN: True})
@@ -67,6 +74,8 @@ class Sparsify(Pass):
             raise PassError(f"compare={self.compare!r}", where=self.name, way_on=f"one of {', '.join(masks.COMPARED)}")
         if self.score == UPDATING and self.compare == "global":
             raise PassError(f"{UPDATING} decides layer by layer", where=self.name, way_on='compare="row" or "layer"')
+        if self.sequential and self.score != UPDATING:
+            raise PassError(f"sequential is of score={UPDATING}", where=self.name, way_on="leave it out; other scores move no weight")
         if self.alpha < 0 or self.p not in (1, 2):
             raise PassError(f"alpha={self.alpha:g}, p={self.p}", where=self.name, way_on="alpha at least 0, p 1 or 2")
         if self.pattern:
@@ -98,16 +107,31 @@ class Sparsify(Pass):
 
     def _decide_updating(self, program: Program, layers: list[Layer], facts: Facts, context: Context) -> SparsityPlan:
         found, values = {}, {}
-        for layer in layers:
+
+        def decide(layer: Layer, moment: Callable[[], Tensor]) -> Tensor | None:
             weight = program.tensors[layer.weight]
             try:
-                keep, moved = sparsegpt(as_matrix(facts.weight(layer)), facts.second_moment(layer), self._chooser(), self._pattern)
+                keep, moved = sparsegpt(as_matrix(facts.weight(layer)), moment(), self._chooser(), self._pattern)
             except ValueError as error:
                 context.refuse(layer.readers[0], str(error), "choose another score")
-                continue
+                return None
             found[layer.weight] = as_weight(keep, weight)
             values[layer.weight] = as_weight(moved, weight).to(weight.dtype)
+            return values[layer.weight]
+
+        if self.sequential:
+            seen = [layer for layer in layers if self._is_seen(layer, context)]
+            batches = context.evidence.calibration.batches(program)
+            in_order(program, batches, seen, lambda layer, moment: decide(layer, lambda: in_matrix_order(moment, facts.weight(layer))))
+        else:
+            for layer in layers:
+                decide(layer, partial(facts.second_moment, layer))
         return SparsityPlan.of(program, found, values)
+
+    def _is_seen(self, layer: Layer, context: Context) -> bool:
+        if (why := unseen(layer.readers[0])) is not None:
+            context.refuse(layer.readers[0], why, "choose another score")
+        return why is None
 
     @property
     def _pattern(self) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -13,13 +13,12 @@ from fxpress_ir.slicing import Plan, slice_atoms
 
 from ..contract import GIVEN, Context, Lossy, Pass, Promise, Refused
 from ..evidence.gradients import Loss, own_cross_entropy
+from ..latency import Latency, not_slower
+from .budget import Kept, within_cost, within_time
 from .importance import COMPARABLE, IMPORTANCES, Asked
 from .kinds import kind_of
-from .latency import Latency, not_slower
 from .shares import SCOPES, Scored, chosen
-
-RESOLUTION = 2**-10
-"""Of the ratio that bisection finds."""
+from .stale import report_stale_norms
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Structured(Pass):
     score: str = "magnitude"
     macs: float = 0.0
     parameters: float = 0.0
+    time: float = 0.0
     loss: Loss | None = field(default=None, metadata={GIVEN: True})
     latency: Latency | None = field(default=None, metadata={GIVEN: True})
     plan: Plan | None = field(default=None, metadata={GIVEN: True})
@@ -50,29 +50,43 @@ class Structured(Pass):
             raise PassError(f"scope={self.scope!r}", where=self.name, way_on=f"one of {', '.join(SCOPES)}")
         if self.score not in IMPORTANCES:
             raise PassError(f"unknown score {self.score!r}", where=self.name, way_on=f"one of {', '.join(IMPORTANCES)}")
-        if not (0 <= self.macs <= 1 and 0 <= self.parameters <= 1) or (self.macs and self.parameters):
-            what = f"macs={self.macs:g}, parameters={self.parameters:g}"
+        budgets = {name: getattr(self, name) for name in ("macs", "parameters", "time")}
+        if not all(0 <= share <= 1 for share in budgets.values()) or sum(map(bool, budgets.values())) > 1:
+            what = ", ".join(f"{name}={share:g}" for name, share in budgets.items() if share)
             raise PassError(what, where=self.name, way_on="give one of them, the share that stays, at most 1")
 
     def apply(self, program: Program, context: Context) -> Program:
         plan = self.plan if self.plan is not None else self.decide(program, context)
-        return not_slower(slice_atoms(program, plan), program, self.latency, context)
+        pruned = not_slower(slice_atoms(program, plan), program, self.latency, context)
+        report_stale_norms(pruned, program, context)
+        return pruned
 
     def decide(self, program: Program, context: Context) -> Plan:
         """Which atoms stay, without removing the others.
 
         Raises:
-            PassError: a score is NaN; the target of MACs or parameters cannot be reached.
+            PassError: a score is NaN; the budget of MACs, parameters or time cannot be reached, or time is not measured.
             CalibrationError: the score needs data and has none, or they do not fit the program.
         """
         groups = self._groups(program, context)
         found = self._scored(program, groups, context)
+        kept = self._kept(program, found, context)
+        return Plan.of(program, {name: atoms for name, atoms in kept.items() if len(atoms) < len(found[name].scores)})
 
-        def keep(ratio: float) -> dict[str, tuple[int, ...]]:
+    def _kept(self, program: Program, found: Mapping[str, Scored], context: Context) -> Kept:
+        def keep(ratio: float) -> Kept:
             return chosen(found, ratio, self.scope, self.score in COMPARABLE)
 
-        kept = self._reaching(program, keep) if self.macs or self.parameters else keep(self.ratio)
-        return Plan.of(program, {name: atoms for name, atoms in kept.items() if len(atoms) < len(found[name].scores)})
+        if self.macs or self.parameters:
+            what = "macs" if self.macs else "parameters"
+            return within_cost(program, keep, what, getattr(self, what), where=self.name)
+        if not self.time:
+            return keep(self.ratio)
+        latency = self.latency or context.latency
+        if latency is None:
+            way_on = "give latency=fx.latency_on(target), or Pipeline.run latency="
+            raise PassError(f"time={self.time:g} asks for a measurement", where=self.name, way_on=way_on)
+        return within_time(program, keep, latency, self.time, where=self.name)
 
     def _groups(self, program: Program, context: Context) -> list[Group]:
         """Those of this pass's kind; what it would take but for a reason is refused."""
@@ -103,32 +117,3 @@ class Structured(Pass):
                 reason = f"its {group.size} atoms are no more than one block of align={self.align}"
                 context.refusals.append(Refused(group.name, reason, "a smaller align"))
         return found
-
-    def _reaching(self, program: Program, keep: Callable[[float], dict[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
-        """The smallest share of atoms whose removal leaves at most the wanted share of MACs or parameters, by bisection."""
-        wanted, what = (self.macs, "macs") if self.macs else (self.parameters, "parameters")
-        whole = getattr(program.cost(), what)
-
-        known: dict[tuple[int, ...], float] = {}
-
-        def share(atoms: dict[str, tuple[int, ...]]) -> float:
-            counts = tuple(map(len, atoms.values()))
-            if counts not in known:  # a cost is one of sizes, whichever atoms stay
-                known[counts] = float(getattr(slice_atoms(program, atoms).cost(), what) / whole)
-            return known[counts]
-
-        low, high = 0.0, 1.0
-        best = keep(high)
-        least = share(best)
-        if least > wanted:
-            raise PassError(
-                f"{what}={wanted:g} cannot be reached: {least:.3f} stay at least", where=self.name, way_on="raise it, or prune more kinds"
-            )
-        while high - low > RESOLUTION:
-            middle = (low + high) / 2
-            atoms = keep(middle)
-            if share(atoms) <= wanted:
-                high, best = middle, atoms
-            else:
-                low = middle
-        return best

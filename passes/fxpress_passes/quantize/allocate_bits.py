@@ -38,7 +38,8 @@ class AllocateBits(Pass):
         average: the most bits of a weight, in the mean of all; 0 sets no such budget.
         bops: the most operations by bits (MACs * bits of weights * bits of inputs), as a share of those at 8 bits; 0 sets none.
         choices: the precisions to choose from.
-        edges: the precision of the first and the last layer, which is not chosen then; empty lets them be chosen.
+        edges: the precision of the first and the last layer, which is not chosen then, as in HAWQ-V3 (``w8``); empty lets what is
+            measured choose it.
         measure: of sensitivity: ``distance`` and ``noise`` try each choice, ``hessian-trace``, ``eigenvalue``, ``fisher`` and
             ``taylor`` go by derivatives, ``masked`` by zeroed parts, ``weight-error`` by weights alone.
         loss: what is measured: ``divergence`` of scores along the last axis, ``squares`` for outputs that are no scores,
@@ -63,7 +64,7 @@ class AllocateBits(Pass):
     average: float = 4.0
     bops: float = 0.0
     choices: tuple[str, ...] = ("w8", "w4", "w2")
-    edges: str = "w8"
+    edges: str = ""
     measure: str = "distance"
     loss: str = "divergence"
     solver: str = "milp"

@@ -8,8 +8,9 @@ from math import isfinite
 
 import torch
 from fxpress_ir import Program
+from fxpress_ir.digest import digest
 from fxpress_ir.errors import PassError, ProgramError
-from torch import fx
+from torch import Tensor, fx
 
 from ..evidence import Range
 from .coarse import coarse_readers, weighted
@@ -28,6 +29,7 @@ from .scales import (
     snap_output,
     snap_sum,
     snap_weight,
+    tied_scales,
 )
 from .sharing import shared, site_of
 from .stream import BYTES_ONLY, reads_short, rotations, stream
@@ -118,6 +120,7 @@ class Decision:
         self._narrowed: dict[fx.Node, Narrowed] = {}
         self._activations: dict[str, Grid] = {}
         self._weights: dict[str, Snapped] = {}
+        self._tied: dict[tuple[str, int, int], Snapped] = {}
         self._shared = self._shared_grids()
 
     def plan(self) -> Placement:
@@ -211,7 +214,7 @@ class Decision:
             target = self._target(node, nonnegative=nonnegative, final=core is node and self._is_final(node))
             weight, bias = (None if part is None else self._program.tensors[str(part.target)] for part in (what.weight, what.bias))
             assert weight is not None
-            self._weights[core.name] = snap_weight(weight, bias, inputs[0], target, bits=self._bits(core), axis=what.channel_axis)
+            self._weights[core.name] = self._snapped(weight, bias, inputs[0], target, bits=self._bits(core), axis=what.channel_axis)
         else:
             target = self._target(node, nonnegative=nonnegative or (what.sign > 0 and all(grid.qmin == 0 for grid in inputs)))
             if what.kind == "add":
@@ -221,6 +224,14 @@ class Decision:
             else:
                 target = snap_output(inputs[0].scale, target, divisor=what.divisor)
         self._settle(node, target)
+
+    def _snapped(self, weight: Tensor, bias: Tensor | None, source: Grid, target: Grid, *, bits: int, axis: int) -> Snapped:
+        """Scales of a weight; one that several layers have, by one name or several, is quantised once if it can be."""
+        key = digest(weight), bits, axis
+        tied = tied_scales(self._tied[key], weight, bias, source, target) if key in self._tied else None
+        found = tied or snap_weight(weight, bias, source, target, bits=bits, axis=axis)
+        self._tied.setdefault(key, found)
+        return found
 
     def _table_is_nonnegative(self, node: fx.Node, what: Recognized, grid: Grid) -> bool:
         root = what.operands[0]

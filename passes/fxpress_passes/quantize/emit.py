@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from fxpress_ir import Edit
+from fxpress_ir.digest import digest
 from fxpress_ir.dyadic import SHIFT_LIMIT_16, shift_for
 from fxpress_ir.errors import PassError
 from fxpress_ir.ops import arguments, quantize_channels
@@ -41,6 +42,7 @@ class Emitter:
             **{kind: partial(rule, self) for kind, rule in SEQUENCES.items()},
         }
         self.units: dict[tuple[fx.Node, fx.Node], fx.Node] = {}
+        self._weights: dict[str, fx.Node] = {}
 
     def border(self, site: fx.Node, grid: Grid) -> Value:
         """A float that becomes an integer."""
@@ -121,7 +123,7 @@ class Emitter:
         if what.bias is not None:
             steps = torch.round(self.edit.tensor(what.bias).detach().double() / unit).clamp_(-BIAS_LIMIT, BIAS_LIMIT)
             bias = self.edit.add_tensor(f"{what.bias.target}.int32", steps.to(torch.int32))
-        integer_weight = self.edit.add_tensor(f"{quantizer['x'].target}.int8", integers)
+        integer_weight, is_tied = self._stored(f"{quantizer['x'].target}.int8", integers)
         x = inputs[0].node
         if what.spread is not None and what.spread != (1, 1):
             x = self.edit.call(_fxp.insert_zeros.default, x, list(what.spread), like=node, name=f"{node.name}_spread")
@@ -129,7 +131,16 @@ class Emitter:
             acc = self.edit.call(_fxp.linear.default, x, integer_weight, bias, like=node, name=f"{node.name}_acc")
         else:
             acc = self._conv2d(node, x, integer_weight, bias, what.window, what.groups)
-        return self.requantize(node, acc, unit / grid.scale, grid, what.bounds, -1 if what.window is None else 1)
+        channels = -1 if what.window is None else 1
+        return self.requantize(node, acc, unit / grid.scale, grid, what.bounds, channels, exact=not is_tied)
+
+    def _stored(self, name: str, weight: Tensor) -> tuple[fx.Node, bool]:
+        """The node of a weight's integers, and whether another layer has them, too: only the first one's multipliers are exact."""
+        key = digest(weight)
+        is_tied = key in self._weights
+        if not is_tied:
+            self._weights[key] = self.edit.add_tensor(name, weight)
+        return self._weights[key], is_tied
 
     def _conv2d(self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None, window: Window, groups: int) -> fx.Node:
         rest = (list(window.stride), list(window.padding), list(window.dilation), groups)

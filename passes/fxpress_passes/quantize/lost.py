@@ -1,7 +1,8 @@
-"""program ==> what each layer's weight lost: by its quantiser, or since another program."""
+"""program ==> what each layer's weight lost: to its quantiser, to passes before it that lose weights, or since another program."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,25 +20,43 @@ _fxp = torch.ops.fxp
 
 @dataclass(frozen=True, eq=False)
 class Lost:
-    """A layer of the program, its weight before the loss, float64, and what the weight lost, W - W_c."""
+    """A layer of the program, and float64 in its weight's shape:
+
+    Attributes:
+        weight: before the loss, W.
+        error: what it lost in all, W - W_c.
+        pruned: the part of it that was lost before the quantiser, which no bias has taken up; None for nothing.
+    """
 
     node: fx.Node
     weight: Tensor
     error: Tensor
+    pruned: Tensor | None = None
 
 
-def lost_by_quantizing(program: Program, context: Context) -> list[Lost]:
-    """Of a simulated program, by the quantiser of each layer's weight."""
+def lost_on_the_way(program: Program, context: Context) -> list[Lost]:
+    """Of a simulated program, all layers with a quantised weight; of a float one, those that passes before took weights from."""
     found = []
     for node in _layers(program, context):
-        quantizer = _quantized_weight(node)
-        if quantizer is not None:
-            named = arguments(quantizer)
-            weight = program.tensors[str(named["x"].target)].detach()
-            scale = program.tensors[str(named["scale"].target)]
-            rounded = _fxp.fake_quantize_channels(weight, scale, named["axis"], named["qmin"], named["qmax"])
-            found.append(Lost(node, weight.double(), weight.double() - rounded.double()))
+        name = _weight(node)
+        if name is None:
+            continue
+        now = program.tensors[name].detach()
+        whole = _before(name, now, context.losses)
+        rounded = _rounded(program, node, now)
+        if rounded is not now or (whole is not now and program.stage == "float"):
+            pruned = None if whole is now else whole.double() - now.double()
+            found.append(Lost(node, whole.double(), whole.double() - rounded.double(), pruned))
     return found
+
+
+def _before(name: str, now: Tensor, losses: Sequence[tuple[Program, Program]]) -> Tensor:
+    """The weight as it came into the passes that lose weights; `now` itself where it was changed in another way since."""
+    for before, after in reversed(losses):
+        if name in before.tensors and name in after.tensors and torch.equal(after.tensors[name], now):
+            whole = before.tensors[name].detach()
+            now = now if torch.equal(whole, now) else whole
+    return now
 
 
 def lost_since(reference: Program, program: Program, context: Context) -> list[Lost]:
@@ -73,10 +92,20 @@ def _layers(program: Program, context: Context) -> list[fx.Node]:
     return found
 
 
-def _quantized_weight(node: fx.Node) -> fx.Node | None:
-    """The quantiser of a layer's constant weight; None of a layer without one, and of other nodes."""
-    if node.target not in LAYERS:
-        return None
+def _weight(node: fx.Node) -> str | None:
+    """The tensor that is a layer's weight, quantised or not; None where the weight is computed."""
     weight: fx.Node = arguments(node)["weight"]
-    is_one = weight.target is _fxp.fake_quantize_channels.default and arguments(weight)["x"].op == "get_attr"
-    return weight if is_one else None
+    if weight.target is _fxp.fake_quantize_channels.default:
+        weight = arguments(weight)["x"]
+    return str(weight.target) if weight.op == "get_attr" else None
+
+
+def _rounded(program: Program, node: fx.Node, weight: Tensor) -> Tensor:
+    """The weight as the layer gets it; `weight` itself where it has no quantiser."""
+    quantizer: fx.Node = arguments(node)["weight"]
+    if quantizer.target is not _fxp.fake_quantize_channels.default:
+        return weight
+    named = arguments(quantizer)
+    scale = program.tensors[str(named["scale"].target)]
+    rounded: Tensor = _fxp.fake_quantize_channels(weight, scale, named["axis"], named["qmin"], named["qmax"])
+    return rounded

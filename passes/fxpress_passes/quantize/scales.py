@@ -141,6 +141,33 @@ def shift_limit(grid: Grid) -> int:
     return SHIFT_LIMIT_16 if grid.bits == 16 else SHIFT_LIMIT_8
 
 
+def tied_scales(first: Snapped, weight: Tensor, bias: Tensor | None, source: Grid, target: Grid) -> Snapped | None:
+    """The scales of a weight that another layer has, too, so that both have its integers; None where this layer's sums do not allow them.
+
+    Its multipliers are those of its own grids, rounded: no scale of theirs is free any more.
+
+    Args:
+        first: the other layer's.
+        source, target: as of `snap_weight`.
+    """
+    scales = torch.tensor(first.scales, dtype=torch.float64)
+    real = scales * source.scale / target.scale
+    if float(real.max()) >= MULTIPLIER_LIMIT / 2 - 1:
+        return None
+    c = shift_for(float(real.max()), limit=shift_limit(target))
+    b = torch.round(real * 2.0**c)
+    units = scales * source.scale
+    fits = bool((b >= 1).all())
+    if bias is not None:
+        largest = bias.detach().double().abs().reshape(-1, len(scales)).amax(0)
+        fits = fits and bool((largest <= units * BIAS_LIMIT).all())
+    if source.bits == 16:
+        flat = weight.detach().transpose(0, first.axis).reshape(len(scales), -1).double().abs()
+        reach = max(source.qmax, -source.qmin)
+        fits = fits and bool(((flat.sum(1) / scales + flat.shape[1] / 2) * reach <= PRODUCT_LIMIT).all())
+    return Snapped(first.scales, tuple(int(value) for value in b), c, first.axis, first.bits) if fits else None
+
+
 def snap_output(s_x: float, target: Grid, *, divisor: int = 1, limit: int | None = None) -> Grid:
     """The grid nearest to `target` whose scale makes s_x / (divisor * s_y) exactly dyadic."""
     limit = limit or shift_limit(target)

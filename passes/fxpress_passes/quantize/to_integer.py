@@ -31,8 +31,9 @@ class ToInteger(Pass):
 
     Multipliers b and shifts c are read back from the scales, which were snapped so that they come out whole. Against the
     simulated program results differ where float32 arithmetic lands on the other side of a tie, and by the rounding of
-    biases to whole steps of their accumulators. What computes in floats between quantised values becomes a named island,
-    and the result a ``mixed`` program.
+    biases to whole steps of their accumulators. A weight that several layers share is stored once; its scales were snapped to
+    the grids of the first, and the others' multipliers are rounded. What computes in floats between quantised values becomes a
+    named island, and the result a ``mixed`` program.
 
     Options:
         io: ``float``, where ``fxp::quantize`` and ``fxp::dequantize`` stand at the ends; ``integer`` drops them, and the
@@ -49,7 +50,7 @@ class ToInteger(Pass):
     promise: ClassVar[Promise] = Lossy(25.0)
     takes: ClassVar[tuple[str, ...]] = ("simulated",)
     gives: ClassVar[str | None] = "integer"
-    after: ClassVar[tuple[str, ...]] = ("place-quantizers",)
+    after: ClassVar[tuple[str, ...]] = ("place-quantizers", "allocate-bits")
     io: str = "float"
     integer_only: bool = False
 

@@ -39,7 +39,8 @@ class Recover(Pass):
     Options:
         steps: of one batch each; `epochs` above 0 says how many walks through the data instead.
         rate: the first learning rate.
-        loss: of outputs: ``kl`` of scores along the last axis at `temperature`, or ``mse`` (relative) of embeddings.
+        loss: of outputs: ``kl`` of scores along the last axis, or ``mse`` (relative) of embeddings.
+        temperature: of ``kl``: above 1 the teacher tells more of what it is not sure of; a small loss of quality needs that.
         features: names of nodes of both programs whose values shall be alike, too (SquareHead), weighed by `feature_weight`.
         parameters: what is trained: ``all``, or any of ``biases``, ``norms``, ``head`` and ``mask-lora`` (PERP), the last with
             factors of `rank` and scale `scale` for every weight of a layer, merged at the end.
@@ -64,7 +65,7 @@ class Recover(Pass):
     epochs: int = 0
     rate: float = 1e-3
     loss: str = "kl"
-    temperature: float = 1.0
+    temperature: float = 2.0
     features: tuple[str, ...] = ()
     feature_weight: float = 1.0
     parameters: tuple[str, ...] = ("all",)
@@ -122,7 +123,7 @@ class Recover(Pass):
             ),
         )
         training = Training(student, teacher, trainables, pruned, how)
-        checkpoint = Checkpoint(self.state, self._key(program, teacher, context, data.first(program)))
+        checkpoint = Checkpoint(self.state, self._key(program, teacher, context) if self.state else "")
         run(training, steps, lambda: data.batches(program), checkpoint, _told(context, steps))
         edit = student.edit()
         edit.tensors.update({name: item.merged() for name, item in trainables.items()})
@@ -152,9 +153,12 @@ class Recover(Pass):
             raise PassError(what, where=self.name, way_on=f"train others: {', '.join(PARTS)}")
         return trainables
 
-    def _key(self, program: Program, teacher: Program, context: Context, first: tuple[Tensor, ...]) -> str:
-        parts = (program.hash, teacher.hash, str(replace(self, state="")), str(context.seed), *map(digest, first))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def _key(self, program: Program, teacher: Program, context: Context) -> str:
+        """Of all that the result depends on, every batch among it; a walk of its own through the data."""
+        key = hashlib.sha256("\n".join((program.hash, teacher.hash, str(replace(self, state="")), str(context.seed))).encode())
+        for batch in context.evidence.calibration.batches(program):
+            key.update("\n".join(("", *map(digest, batch))).encode())
+        return key.hexdigest()
 
 
 def _mask(program: Program, name: str, found: Roles) -> Tensor | None:

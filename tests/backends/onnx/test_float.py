@@ -92,3 +92,21 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path, targets: Mapping[s
     with pytest.raises(BackendError, match=r"torch\.onnx\.export failed"):
         ONNX.lower(capture(Odd(), (torch.zeros(2, 3),)), targets["onnx:float"], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_outputs_name_is_taken_from_a_value_that_the_exporter_gave_it(tmp_path: Path, targets: Mapping[str, Target]) -> None:
+    """A layer put in front moves the exporter's numbers on: its second layer has the name of the program's output."""
+    torch.manual_seed(0)
+    program = capture(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).eval(), (torch.randn(2, 4),))
+    edit = program.edit()
+    first = next(node for node in edit.graph.nodes if node.name == "linear")
+    with edit.graph.inserting_before(first):
+        before = edit.call(torch.ops.aten.linear.default, *first.args, name="before")
+    first.replace_input_with(first.args[0], before)  # type: ignore[arg-type]
+    longer = edit.finish()
+    assert longer.outputs()[0].name == "linear_1"
+    ONNX.lower(longer, targets["onnx:float"], tmp_path)
+    x = torch.randn(2, 4)
+    (found,) = ONNX.load(tmp_path, {"target": "onnx:float"}, {}).run([x.numpy()])
+    np.testing.assert_allclose(found, longer.run(x)[0].numpy(), rtol=1e-5, atol=1e-6)
+    assert [output.name for output in onnx.load(tmp_path / "model.onnx").graph.output] == ["linear_1"]

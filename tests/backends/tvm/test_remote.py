@@ -128,6 +128,12 @@ def test_a_library_that_does_not_fit_the_server(case: str, server: Any, artifact
     assert "\n" not in str(caught.value)
 
 
+def test_a_library_without_its_weights(server: Any, artifact: Artifact) -> None:
+    apart = _with(artifact, sparse={"file": "sparse.safetensors", "tensors": {"w": {"shape": [64], "fill": 0}}})
+    with pytest.raises(BenchError, match="its library holds no weights, they are stored as bitmasks and values; lower it dense"):
+        bench([apart], rpc=server.tracker, key=KEY, **QUICK)
+
+
 def test_a_server_of_unknown_make_is_left_to_its_loader() -> None:
     class Bare:
         def get_function(self, name: str) -> Any:

@@ -17,7 +17,7 @@ from fxpress_passes import Context
 from fxpress_passes.contract import difference
 from fxpress_passes.evidence import second_moments
 from fxpress_passes.factorize.factorize import Factorize
-from fxpress_passes.factorize.plan import RankPlan
+from fxpress_passes.factorize.plan import RankPlan, Split
 from fxpress_passes.pipeline import Pipeline
 from torch import Size, Tensor, nn
 from torch.nn import functional
@@ -116,7 +116,7 @@ def test_fisher_keeps_the_rows_that_the_outputs_depend_on() -> None:
     first, second = nn.Linear(16, 12), nn.Linear(12, 4)
     second.weight.data[:, :6] *= 0.001
     program = captured(Chain(first, nn.ReLU(), second), 1, 16)
-    plan = RankPlan.from_json('{"linear": {"kind": "channel", "ranks": [6], "before": 192, "after": 168}}')
+    plan = RankPlan(program.hash, {"linear": Split("channel", (6,), 192, 168)})
     weights = {}
     for metric in ("plain", "fisher"):
         after = Factorize(metric=metric).cut(program, plan, measured(program))
@@ -201,7 +201,7 @@ def test_a_plan_is_text_that_can_be_edited_and_replayed() -> None:
     assert str(plan).splitlines()[0] == "linear: channel, ranks 5, 6144 -> 1400 parameters"
     again = item.cut(program, RankPlan.from_json(plan.to_json()), measured(_net()))
     assert difference(item.apply(program, context).run(*sample(program, 3)), again.run(*sample(program, 3))).equal
-    edited = RankPlan({"linear": replace(plan.splits["linear"], ranks=(2,))})
+    edited = replace(plan, splits={"linear": replace(plan.splits["linear"], ranks=(2,))})
     assert _shapes(item.cut(program, edited, context)) == [(2, 256), (24, 2)]
 
 

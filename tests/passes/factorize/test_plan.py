@@ -20,16 +20,21 @@ splits = st.builds(Split, st.sampled_from(["channel", "spatial", "tucker"]), ran
 LINEAR = {"kind": "channel", "ranks": [2], "before": 48, "after": 28}
 
 
+def _text(program_hash: str = "f00d", **splits: object) -> str:
+    return json.dumps({"program_hash": program_hash, "splits": splits})
+
+
 @given(st.dictionaries(st.text(), splits, max_size=4))
 def test_a_plan_comes_back_from_its_text(found: dict[str, Split]) -> None:
-    plan = RankPlan(found)
+    plan = RankPlan("f00d", found)
     assert RankPlan.from_json(plan.to_json()) == plan
     assert list(RankPlan.from_json(plan.to_json()).splits) == list(found)
 
 
 def test_the_text_is_plain_json() -> None:
-    plan = RankPlan({"linear": Split("channel", (2,), 48, 28), "conv2d": Split("tucker", (3, 2), 864, 102)})
-    assert json.loads(plan.to_json()) == {"linear": LINEAR, "conv2d": {"kind": "tucker", "ranks": [3, 2], "before": 864, "after": 102}}
+    plan = RankPlan("f00d", {"linear": Split("channel", (2,), 48, 28), "conv2d": Split("tucker", (3, 2), 864, 102)})
+    splits = {"linear": LINEAR, "conv2d": {"kind": "tucker", "ranks": [3, 2], "before": 864, "after": 102}}
+    assert json.loads(plan.to_json()) == {"program_hash": "f00d", "splits": splits}
     assert str(plan) == "linear: channel, ranks 2, 48 -> 28 parameters\nconv2d: tucker, ranks 3, 2, 864 -> 102 parameters"
 
 
@@ -38,12 +43,14 @@ def test_the_text_is_plain_json() -> None:
     [
         ("{", "is no plan"),
         ("[]", "is no plan"),
-        ('{"linear": 3}', "is no plan"),
-        (json.dumps({"linear": {"kind": "channel", "ranks": [2]}}), "is no plan"),
-        (json.dumps({"linear": LINEAR | {"ranks": 2}}), "is no plan"),
-        (json.dumps({"linear": LINEAR | {"ranks": ["two"]}}), "whole numbers"),
-        (json.dumps({"linear": LINEAR | {"after": 28.5}}), "whole numbers"),
-        (json.dumps({"linear": LINEAR | {"kind": "qr"}}), r"layer linear: 'qr' is no decomposition; one of channel, spatial, tucker"),
+        (json.dumps({"splits": {}}), "is no plan"),
+        (json.dumps({"program_hash": "f00d", "linear": LINEAR}), "is no plan"),
+        (_text(linear=3), "is no plan"),
+        (_text(linear={"kind": "channel", "ranks": [2]}), "is no plan"),
+        (_text(linear=LINEAR | {"ranks": 2}), "is no plan"),
+        (_text(linear=LINEAR | {"ranks": ["two"]}), "whole numbers"),
+        (_text(linear=LINEAR | {"after": 28.5}), "whole numbers"),
+        (_text(linear=LINEAR | {"kind": "qr"}), r"layer linear: 'qr' is no decomposition; one of channel, spatial, tucker"),
     ],
 )
 def test_a_text_that_is_no_plan_is_an_error(text: str, message: str) -> None:
@@ -56,7 +63,8 @@ def _program() -> Program:
 
 
 def _cut(**layers: dict[str, object]) -> Program:
-    return Factorize(metric="plain").cut(_program(), RankPlan.from_json(json.dumps(layers)), Context())
+    program = _program()
+    return Factorize(metric="plain").cut(program, RankPlan.from_json(_text(program.hash, **layers)), Context())
 
 
 def test_only_the_layers_that_a_plan_names_are_cut() -> None:
@@ -67,7 +75,7 @@ def test_only_the_layers_that_a_plan_names_are_cut() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("gemm", {}, "the plan names 'gemm'; use the plan of this very program"),
+        ("gemm", {}, "the plan names 'gemm'; decide\\(\\) names those that are"),
         ("relu", {}, "the plan names 'relu'"),
         ("linear", {"ranks": [7]}, r"ranks \[7\] do not fit; give 1 of 1 to 6"),
         ("linear", {"ranks": [2, 2]}, r"ranks \[2, 2\] do not fit"),
@@ -75,6 +83,11 @@ def test_only_the_layers_that_a_plan_names_are_cut() -> None:
         ("linear", {"kind": "tucker", "ranks": [2, 2]}, "layer linear: kind=tucker: its kernel is a single point"),
     ],
 )
-def test_a_plan_of_another_program_is_an_error(name: str, change: dict[str, object], message: str) -> None:
+def test_a_plan_that_does_not_fit_the_program_is_an_error(name: str, change: dict[str, object], message: str) -> None:
     with pytest.raises(PassError, match=message):
         _cut(**{name: LINEAR | change})
+
+
+def test_a_plan_of_another_program_is_an_error() -> None:
+    with pytest.raises(PassError, match=r"factorize: the plan is for program f00d, this one is \w{12}; decide on this program"):
+        Factorize(metric="plain").cut(_program(), RankPlan.from_json(_text(linear=LINEAR)), Context())

@@ -6,8 +6,8 @@ import pytest
 import torch
 from encoder import Encoder
 from float_programs import captured, sample
+from fxpress_ir.analysis.blocks import residual_blocks
 from fxpress_passes.prune.block_influence import BlockInfluence
-from fxpress_passes.prune.blocks import residual_blocks
 from torch import Tensor
 from torch.nn import functional
 

@@ -8,6 +8,7 @@ from encoder import encoder_program
 from float_programs import ResidualNet, captured, measured, sample
 from fxpress_ir.analysis.coupling import coupled_groups
 from fxpress_ir.slicing import mask_atoms
+from fxpress_passes import Context, PruneChannels
 from fxpress_passes.evidence.gradients import own_cross_entropy
 from fxpress_passes.prune.importance import IMPORTANCES, Asked
 from fxpress_passes.prune.importance.gates import Gates
@@ -29,13 +30,18 @@ def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4))
 
 
-def test_magnitude_is_over_all_that_makes_an_atom() -> None:
+def test_magnitude_is_over_all_that_makes_or_reads_an_atom() -> None:
+    layers = mlp()
+    weights = [layer.weight.double() for layer in (layers[0], layers[2])]
+    hidden = weights[0].square().sum(1) + layers[0].bias.double().square() + weights[1].square().sum(0)
+    torch.testing.assert_close(IMPORTANCES["magnitude"](asked(layers, 2, 3))["0"], hidden.sqrt().detach())
     model = ResidualNet()
     found = IMPORTANCES["magnitude"](asked(model, 1, 3, 8, 8))
-    squares = [layer.weight.double().square().sum((1, 2, 3)) for layer in (model.stem, model.right)]
-    torch.testing.assert_close(found["stem"], (squares[0] + squares[1]).sqrt().detach())
-    left = model.left.weight.double().square().sum((1, 2, 3)) + model.left.bias.double().square()
-    torch.testing.assert_close(found["left"], left.sqrt().detach())
+    rows, columns = (
+        {name: getattr(model, name).weight.double().square().sum((dim, 2, 3)) for name in ("stem", "left", "right")} for dim in (1, 0)
+    )
+    torch.testing.assert_close(found["stem"], (rows["stem"] + rows["right"] + columns["left"]).sqrt().detach())
+    torch.testing.assert_close(found["left"], (rows["left"] + model.left.bias.double().square() + columns["right"]).sqrt().detach())
 
 
 def test_activation_is_the_mean_over_places_and_the_norm_over_the_batch() -> None:
@@ -99,3 +105,13 @@ def test_a_trajectory_feels_layers_between_the_mask_and_the_outputs() -> None:
     found = IMPORTANCES["trajectory"](asked(model, 2, 3))
     assert float(found["0"].max()) > 0
     assert float(found["2"].max()) == 0
+
+
+def test_of_nested_weights_the_first_stay() -> None:
+    model = mlp()
+    program = captured(model, 2, 3)
+    found = PruneChannels(ratio=0.5, score="order").apply(program, Context())
+    assert torch.equal(found.tensors["0.weight"], model[0].weight[:3])
+    assert torch.equal(found.tensors["2.weight"], model[2].weight[:, :3])
+    x = sample(program, 3)
+    torch.testing.assert_close(found.run(*x), mask_atoms(program, {"0": range(3)}).run(*x), rtol=0, atol=1e-6)

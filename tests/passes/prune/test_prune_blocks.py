@@ -60,7 +60,7 @@ def test_without_blocks_it_says_so() -> None:
 def test_it_stays_whole_where_it_would_not_be_faster(program: Program) -> None:
     context = measured(program)
     assert PruneBlocks(latency=lambda _: 1.0).apply(program, context) is program
-    assert str(context.refusals[-1]).startswith("program: takes 1e+03 ms pruned, 1e+03 ms whole; it stays whole")
+    assert str(context.refusals[-1]).startswith("program: made smaller it takes 1.000 of its parent's time; it stays as it was")
 
 
 def test_a_plan_of_another_program_or_of_no_block_is_refused(program: Program) -> None:

@@ -69,8 +69,9 @@ def test_a_target_is_met_and_a_little_less_pruning_misses_it(program: Program, w
         ({"align": 0}, "prune-channels: align=0; 1 or more"),
         ({"scope": "row"}, "prune-channels: scope='row'; one of layer, global"),
         ({"score": "size"}, "prune-channels: unknown score 'size'; one of magnitude, activation"),
-        ({"macs": 1.5}, "prune-channels: macs=1.5, parameters=0; give one of them"),
-        ({"macs": 0.5, "parameters": 0.5}, "give one of them"),
+        ({"macs": 1.5}, "prune-channels: macs=1.5; give one of them, the share that stays, at most 1"),
+        ({"macs": 0.5, "parameters": 0.5}, "prune-channels: macs=0.5, parameters=0.5; give one of them"),
+        ({"macs": 0.5, "time": 0.5}, "prune-channels: macs=0.5, time=0.5; give one of them"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options: dict[str, object], what: str) -> None:
@@ -105,6 +106,6 @@ def test_data_that_do_not_fit_are_refused(program: Program, batches: tuple[Tenso
 
 def test_scores_that_are_no_numbers_are_refused(program: Program) -> None:
     edit = program.edit()
-    edit.tensors["left.weight"] = torch.full_like(program.tensors["left.weight"], torch.nan)
+    edit.tensors["left.bias"] = torch.full_like(program.tensors["left.bias"], torch.nan)
     with pytest.raises(PassError, match="prune-channels: the magnitude score of 'left' is NaN or infinite; repair the model"):
         PruneChannels().apply(edit.finish(), Context())

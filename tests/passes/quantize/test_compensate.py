@@ -16,12 +16,12 @@ from fxpress.zoo.char_lm import TextEntry
 from fxpress_ir import Program, verify
 from fxpress_ir.errors import CalibrationError, PassError, PipelineError
 from fxpress_ir.ops import arguments
-from fxpress_passes import Compensate, Context, CorrectBias, PlaceQuantizers, ToInteger
+from fxpress_passes import Compensate, Context, CorrectBias, PlaceQuantizers, Sparsify, ToInteger
 from fxpress_passes.contract import difference
 from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.evidence.second_moments import moment_key
 from fxpress_passes.pipeline import Pipeline
-from fxpress_passes.quantize.lost import lost_by_quantizing
+from fxpress_passes.quantize.lost import lost_on_the_way
 from torch import nn
 
 RANKS = (1, 2, 4)
@@ -34,18 +34,22 @@ def _net() -> Program:
     return captured(Chain(*layers), 1, 3, 6, 6)
 
 
+def _data(count: int = 4) -> list[tuple[torch.Tensor, ...]]:
+    return [sample(_net(), 32, seed) for seed in range(count)]
+
+
 @lru_cache
 def _simulated(bits: int, program: Program | None = None) -> Program:
     program = program or _net()
     return PlaceQuantizers(weight_bits=bits, edge_bits=bits).apply(program, measured(program))
 
 
-def _weighted_errors(simulated: Program, metric: str, rank: int) -> dict[str, tuple[float, float]]:
+def _weighted_errors(simulated: Program, metric: str, rank: int, context: Context | None = None) -> dict[str, tuple[float, float]]:
     """Of each layer, ||(W - W_c - B A) X||^2 / n in float64 with its float side path, and the energy that rank leaves out."""
-    context, item = measured(_net()), Compensate(rank=rank, metric=metric)
+    context, item = context or measured(_net()), Compensate(rank=rank, metric=metric)
     moments = context.evidence.second_moments(simulated)
     found = {}
-    for lost in lost_by_quantizing(simulated, context):
+    for lost in lost_on_the_way(simulated, context):
         path = item._path(simulated, lost, context)
         if path is not None:
             first, last = (piece.weight.flatten(1) for piece in path.pieces)
@@ -63,6 +67,20 @@ def test_by_activations_the_error_is_the_optimum_and_never_above_the_plain_one(b
         weighted, plain = (_weighted_errors(_simulated(bits), metric, rank) for metric in ("activations", "plain"))
         assert weighted.keys() == plain.keys()
         assert weighted
+        for name, (error, optimum) in weighted.items():
+            assert error == pytest.approx(optimum, rel=1e-9)
+            assert error <= plain[name][0]
+
+
+@pytest.mark.parametrize("score", ["magnitude", "sparsegpt"])
+@pytest.mark.parametrize("bits", [None, 4, 2])
+def test_by_activations_the_error_of_zeros_and_bits_together_is_the_optimum_too(bits: int | None, score: str) -> None:
+    sparse = Sparsify(score=score, pattern="2:4").apply(_net(), measured(_net()))
+    program, context = sparse if bits is None else _simulated(bits, sparse), measured(_net())
+    context.losses = ((_net(), sparse),)
+    for rank in RANKS:
+        weighted, plain = (_weighted_errors(program, metric, rank, context) for metric in ("activations", "plain"))
+        assert "conv2d_1" in weighted.keys() & plain.keys()
         for name, (error, optimum) in weighted.items():
             assert error == pytest.approx(optimum, rel=1e-9)
             assert error <= plain[name][0]
@@ -137,6 +155,38 @@ def test_a_pruned_float_program_is_compensated_against_the_one_before() -> None:
     assert Compensate(reference=pruned).apply(pruned, measured(program)) is pruned
 
 
+@pytest.mark.parametrize("middle", ["", ", place-quantizers{weight_bits=4, edge_bits=4}"])
+def test_zeros_are_made_up_for_in_the_same_pipeline(middle: str) -> None:
+    inputs, found = sample(_net(), 256, seed=9), []
+    for end in ("", *(f", compensate{{rank={rank}}}" for rank in RANKS)):
+        result = Pipeline.parse(f'sparsify{{score=magnitude, pattern="2:4", skip_ends=false}}{middle}{end}').run(
+            _net(), calibration=_data()
+        )
+        assert all(step.fired for step in result.report.steps if not step.inserted)
+        assert int((result.program.tensors["2.weight"] == 0).sum()) >= 16 * 16 * 9 // 2
+        found.append(difference(_net().run(*inputs), result.program.run(*inputs)).sqnr)
+    assert found[0] < found[1] < found[2] < found[3]
+
+
+def test_after_correct_bias_the_mean_error_of_zeros_is_taken_up_too() -> None:
+    torch.manual_seed(0)
+    program = captured(Chain(nn.ReLU(), nn.Linear(32, 24)), 1, 32)
+    batches = [(sample(program, 64, seed)[0] + 2,) for seed in range(4)]
+    passes = [Sparsify(score="magnitude", skip_ends=False), PlaceQuantizers(weight_bits=4, edge_bits=4), CorrectBias()]
+    plain, after = (Pipeline(items).run(program, calibration=batches).program for items in (passes, [*passes, Compensate(rank=6)]))
+    inputs = (torch.cat([batch[0] for batch in batches]),)
+    gaps = [(program.run(*inputs)[0] - found.run(*inputs)[0]).double() for found in (plain, after)]
+    assert gaps[0].mean(0).abs().max() > 0.3 * gaps[0].abs().max()
+    assert gaps[1].mean(0).abs().max() < 0.05 * gaps[0].abs().max()
+    assert gaps[1].square().mean() < 0.2 * gaps[0].square().mean()
+
+
+def test_where_no_pass_lost_a_weight_there_is_nothing_to_do() -> None:
+    step = Pipeline([Compensate()]).run(_net(), calibration=_data()).report.steps[0]
+    assert not step.fired
+    assert not step.refusals
+
+
 def test_a_reference_of_other_nodes_is_an_error() -> None:
     other = captured(Chain(nn.Linear(12, 10)), 1, 12)
     with pytest.raises(PassError, match="other nodes"):
@@ -158,11 +208,11 @@ def test_a_second_time_there_is_nothing_to_do() -> None:
     assert Compensate().apply(once, measured(_net())) is once
 
 
-def test_it_needs_data_and_a_simulated_program() -> None:
+def test_it_needs_data_and_quantisers_before_it() -> None:
     with pytest.raises(CalibrationError):
         Compensate().apply(_simulated(4), Context())
-    with pytest.raises(PipelineError, match="takes simulated programs"):
-        Pipeline([Compensate()]).run(_net(), calibration=[sample(_net(), 2)])
+    with pytest.raises(PipelineError, match="place-quantizers comes after compensate"):
+        Pipeline([Compensate(), PlaceQuantizers()])
 
 
 @pytest.mark.parametrize("options", [{"rank": 0}, {"metric": "fisher"}])

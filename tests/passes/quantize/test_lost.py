@@ -10,7 +10,7 @@ from fxpress_ir import Program
 from fxpress_ir.errors import PassError
 from fxpress_passes import Context, PlaceQuantizers
 from fxpress_passes.low_rank.decompositions import Piece
-from fxpress_passes.quantize.lost import lost_by_quantizing, lost_since
+from fxpress_passes.quantize.lost import lost_on_the_way, lost_since
 from fxpress_passes.quantize.side_path import SidePath, add_side_paths
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ def _net() -> Program:
 def test_a_quantiser_loses_what_numpy_says(bits: int) -> None:
     program, context = _net(), Context()
     simulated = PlaceQuantizers(weight_bits=bits, edge_bits=bits).apply(program, measured(program))
-    found = lost_by_quantizing(simulated, context)
+    found = lost_on_the_way(simulated, context)
     assert [lost.node.name for lost in found] == ["conv2d", "conv2d_1", "linear"]
     assert context.refusals == []
     most = 2 ** (bits - 1) - 1
@@ -40,8 +40,38 @@ def test_a_quantiser_loses_what_numpy_says(bits: int) -> None:
         assert lost.error.abs().max() > 0
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+def test_what_a_pass_before_lost_counts_as_long_as_the_weight_is_as_it_left_it(bits: int | None) -> None:
+    program = _net()
+    sparse = _changed(program, "4.weight", -program.tensors["4.weight"].detach() * (torch.arange(64) % 2))
+    again = _changed(sparse, "4.weight", torch.ones(5, 64))
+    for now, whole in ((sparse, program), (again, again)):
+        after = now if bits is None else PlaceQuantizers(weight_bits=bits).apply(now, measured(program))
+        found = {lost.node.name: lost for lost in lost_on_the_way(after, Context(losses=((program, sparse),)))}
+        if bits is None and whole is again:
+            assert found == {}
+            continue
+        assert list(found) == (["linear"] if bits is None else ["conv2d", "conv2d_1", "linear"])
+        weights = [one.tensors["4.weight"].detach().double().numpy() for one in (whole, now)]
+        quantised = {lost.node.name: lost for lost in lost_on_the_way(after, Context())}
+        rounding = quantised["linear"].error.numpy() if bits else 0
+        lost = found["linear"]
+        assert np.array_equal(lost.weight.numpy(), weights[0])
+        assert np.allclose(lost.error.numpy(), weights[0] - weights[1] + rounding, rtol=0, atol=1e-12)
+        assert (lost.pruned is None) == (whole is now)
+        assert lost.pruned is None or np.array_equal(lost.pruned.numpy(), weights[0] - weights[1])
+
+
+def test_two_losses_add_up() -> None:
+    program = _net()
+    first = _changed(program, "4.weight", torch.ones(5, 64))
+    second = _changed(first, "4.weight", torch.ones(5, 64))
+    (lost,) = lost_on_the_way(second, Context(losses=((program, first), (first, second))))
+    assert torch.equal(lost.weight, program.tensors["4.weight"].detach().double())
+
+
 def test_weights_without_a_quantiser_lost_nothing() -> None:
-    assert lost_by_quantizing(_net(), Context()) == []
+    assert lost_on_the_way(_net(), Context()) == []
 
 
 def _changed(program: Program, name: str, by: Tensor) -> Program:
@@ -80,7 +110,7 @@ def test_a_reference_of_other_nodes_is_an_error(layers: tuple[nn.Module, ...]) -
 def test_grouped_convolutions_are_refused_by_both() -> None:
     program = captured(Chain(nn.Conv2d(4, 6, 3, groups=2)), 1, 4, 5, 5)
     simulated = PlaceQuantizers().apply(program, measured(program))
-    for found in (lambda context: lost_by_quantizing(simulated, context), lambda context: lost_since(program, program, context)):
+    for found in (lambda context: lost_on_the_way(simulated, context), lambda context: lost_since(program, program, context)):
         context = Context()
         assert found(context) == []
         assert refusals(context) == ["conv2d: its weight is in 2 groups, which share no directions"]

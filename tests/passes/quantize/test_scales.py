@@ -20,6 +20,7 @@ from fxpress_passes.quantize.scales import (
     snap_output,
     snap_sum,
     snap_weight,
+    tied_scales,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -262,3 +263,31 @@ def test_a_table_of_sixteen_bits_has_its_knots_inside_the_grid(unsigned: bool, m
     inside = torch.arange(-(2**15), 2**15 + 1, 128)
     inside = inside[(inside >= grid.qmin) & (inside <= grid.qmax)]
     assert set(inside.tolist()) <= set(values.tolist())
+
+
+@given(seeds, powers, grids, st.floats(0.5, 2))
+def test_tied_scales_are_the_first_ones_with_the_nearest_multipliers(seed: int, s_x: float, target: Grid, wider: float) -> None:
+    weight, s_y = _weight(seed, 1.0)[:3], float(np.float32(target.scale * wider))
+    other = Grid(s_y, target.qmin, target.qmax)
+    assume(float((_natural(weight) * s_x / target.scale).max()) < 2**12)
+    first = snap_weight(weight, None, source(s_x), target)
+    tied = tied_scales(first, weight, None, source(s_x), other)
+    exact = [scale * s_x / s_y for scale in first.scales]
+    if tied is None:
+        assert min(exact) * 2.0 ** shift_for(max(exact), limit=shift_limit(other)) < 0.5 + NOISE
+    else:
+        assert (tied.scales, tied.axis, tied.bits) == (first.scales, first.axis, first.bits)
+        assert all(
+            1 <= b < MULTIPLIER_LIMIT and abs(b - real * 2.0**tied.c) <= 0.5 + NOISE * b for b, real in zip(tied.b, exact, strict=True)
+        )
+
+
+def test_what_no_longer_fits_is_not_tied() -> None:
+    weight, target = torch.ones(2, 4), Grid(0.1, -128, 127)
+    first = snap_weight(weight, None, source(0.01), target)
+    assert tied_scales(first, weight, torch.full((2,), 1e3), source(0.01), target) is not None
+    assert tied_scales(first, weight, torch.full((2,), 1e8), source(0.01), target) is None
+    assert tied_scales(first, weight, None, source(0.01), Grid(1e-9, -128, 127)) is None
+    short = Grid(0.01, -(2**15), 2**15 - 1)
+    assert tied_scales(first, weight, None, short, target) is not None
+    assert tied_scales(Snapped((2.0**-14,) * 2, (1, 1), 1), weight, None, short, target) is None

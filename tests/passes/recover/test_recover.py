@@ -12,6 +12,7 @@ from fxpress_ir import Program, verify
 from fxpress_ir.errors import CalibrationError, PassError
 from fxpress_passes import Context, Recover, ReestimateBatchNorm, Sparsify
 from fxpress_passes.contract import difference
+from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.pipeline import Pipeline
 from torch import Tensor, nn
 
@@ -119,6 +120,21 @@ def test_seed_and_options_decide_every_bit_and_a_state_goes_on(tmp_path: Path) -
     assert plain.apply(program, context).hash == one.hash
     context.seed = 1
     assert plain.apply(program, context).hash != one.hash
+
+
+def test_another_batch_at_any_place_is_another_run(tmp_path: Path) -> None:
+    program, data = _sparse(), [sample(_teacher(), 4, seed) for seed in range(4)]
+
+    def files(batches: list[tuple[Tensor, ...]]) -> int:
+        item = Recover(steps=1, parameters=("biases",), teacher=_teacher(), state=str(tmp_path))
+        item.apply(program, Context(Evidence(Calibration(batches))))
+        return len(list(tmp_path.iterdir()))
+
+    assert files(data) == 1
+    assert files([tuple(part.clone() for part in batch) for batch in data]) == 1
+    assert files([*data[:3], sample(_teacher(), 4, 9)]) == 2
+    assert files(data[:3]) == 3
+    assert files([data[0], data[2], data[1], data[3]]) == 4
 
 
 def test_where_nothing_was_lost_nothing_is_done() -> None:

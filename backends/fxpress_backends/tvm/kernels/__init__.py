@@ -13,6 +13,7 @@ from ..cuda import EMULATED, FAMILY
 from ..physical import Group, Plan
 from ..sizes import value
 from .attention import attention_amx, attention_loops, attention_threads, attention_vnni
+from .columns import Columns
 from .conv2d_amx import conv2d_amx
 from .conv2d_depthwise import conv2d_depthwise
 from .conv2d_loops import conv2d_loops
@@ -61,6 +62,8 @@ def prim_func(plan: Plan, group: Group) -> Any:
         shapes = [[value(size, symbols) for size in buffer.sizes] for buffer in buffers]
         memories = [T.match_buffer(handle, shape, b.dtype) for handle, shape, b in zip(handles, shapes, buffers, strict=True)]
         *inputs, output = (Operand(buffer, memory, symbols) for buffer, memory in zip(buffers, memories, strict=True))
+        for number, run in enumerate(group.attributes.get("spans", ())):
+            inputs[number] = inputs[number] if run is None else Columns.of(inputs[number], *run)
         with T.sblock("root"):
             KERNELS[group.kernel](Call(tuple(inputs), constants, output, group.attributes, symbols))
     function = builder.get()

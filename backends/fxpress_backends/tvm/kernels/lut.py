@@ -6,6 +6,7 @@ from fxpress_ir.ops import CHORD_BITS
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import BYTES, line
+from .columns import Columns
 from .operand import Call, Expr, fill_halo, over
 
 
@@ -41,14 +42,14 @@ def lut16(call: Call) -> None:
 
 
 def lut_permute(call: Call) -> None:
-    """64 bytes at a time along a row of pixels; the last ones of a row moved back inside it.
+    """64 bytes at a time along a row of pixels, or along a pixel's run of channels; the last ones moved back inside it.
 
     ``vpermi2b`` looks up the low seven bits of each byte in two registers; the top bit selects the half of the table.
     """
     (source,), output, (table,) = call.inputs, call.output, call.constants
     spec = output.spec
-    inner = int(bool(spec.outer) and isinstance(spec.outer[-1], int))
-    count = line(spec)
+    inner = int(not isinstance(source, Columns) and bool(spec.outer) and isinstance(spec.outer[-1], int))
+    count = line(spec) if inner else spec.channels
 
     fill_halo(output)
     given, stored = source.flat(), output.flat()

@@ -26,5 +26,9 @@ def activations(program: Program, layers: Sequence[Layer], context: Context, los
             continue
         moments = context.evidence.second_moments(program)
         joined = reduce(SecondMoment.merge, [moments[moment_key(node)] for node in layer.nodes])
-        found[layer.name] = Lens(moment=torch.from_numpy(joined.moment))
+        moment = torch.from_numpy(joined.moment)
+        if bool(moment.isfinite().all()):
+            found[layer.name] = Lens(moment=moment)
+        else:
+            context.refuse(layer.nodes[0], "its input is NaN or infinite on calibration data", "check the model and the data")
     return found

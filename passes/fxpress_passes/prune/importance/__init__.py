@@ -6,6 +6,7 @@ from .activation import activation
 from .context import Asked, Importance
 from .gradient import fisher, taylor
 from .magnitude import magnitude
+from .order import order
 from .random import random
 from .trajectory import trajectory
 
@@ -15,6 +16,7 @@ IMPORTANCES: dict[str, Importance] = {
     "taylor": taylor,
     "fisher": fisher,
     "trajectory": trajectory,
+    "order": order,
     "random": random,
 }
 """Every score, by its name as users write it."""

@@ -1,4 +1,4 @@
-"""||W||_2 over all that makes an atom: rows of weights and biases of every layer that is tied to it."""
+"""||W||_2 over all that makes or reads an atom: rows of weights and biases of layers tied to it, columns of those that sum over it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from .places import places
 
 
 def magnitude(asked: Asked) -> Mapping[str, Tensor]:
-    """Li et al. 2017, section 3.1, with the L2 norm and over a whole coupled group (Fang et al. 2023, eq. 4); needs no data."""
+    """Li et al. 2017, section 3.1, with the L2 norm and over a whole coupled group, its readers too (Fang et al. 2023, eq. 4).
+
+    Needs no data.
+    """
     groups, found = coupled_groups(asked.program), {}
     nodes = {node.name: node for node in asked.program.graph.nodes}
     for group in asked.groups:
-        constants = {str(used.target): None for name in group.producers for used in nodes[name].all_input_nodes if used.op == "get_attr"}
+        constants = {
+            str(used.target): None
+            for name in (*group.producers, *group.consumers)
+            for used in nodes[name].all_input_nodes
+            if used.op == "get_attr"
+        }
         squares = [_squares(asked.program.tensors[name], name, groups, group) for name in constants]
         if any(part is not None for part in squares):
             found[group.name] = torch.stack([part for part in squares if part is not None]).sum(0).sqrt()

@@ -8,7 +8,7 @@ from functools import reduce
 
 import torch
 from fxpress_ir import Program
-from torch import Tensor
+from torch import Tensor, fx
 
 from ...contract import Context
 from ...evidence.gradients import Gradients, Loss, Statistic, own_cross_entropy, samples
@@ -55,13 +55,10 @@ class Facts:
         """
         found, weight = self._context.evidence.second_moments(self._program), self._program.tensors[layer.weight]
         for reader in layer.readers:
-            if (
-                why := unmeasured(reader) if reader.target in MEASURED else "only linear layers and conv2d have second moments"
-            ) is not None:
+            if (why := unseen(reader)) is not None:
                 raise ValueError(why)
         together = reduce(SecondMoment.merge, (found[moment_key(reader)] for reader in layer.readers))
-        order = as_matrix(torch.arange(columns(weight)).reshape(1, *weight.shape[1:]))[0]
-        return torch.from_numpy(together.moment)[order[:, None], order]
+        return in_matrix_order(together, weight)
 
     def gradients(self, layer: Layer, statistic: Statistic) -> Tensor:
         """A statistic of the loss's gradient over samples, float64 in the weight's shape."""
@@ -76,6 +73,17 @@ class Facts:
         """Seeded by the pipeline's seed and the weight's name, so that no layer's numbers depend on another's."""
         text = f"{self._context.seed} {layer.weight}"
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+
+
+def unseen(reader: fx.Node) -> str | None:
+    """Why what a layer reads has no second moment; None where it has one."""
+    return unmeasured(reader) if reader.target in MEASURED else "only linear layers and conv2d have second moments"
+
+
+def in_matrix_order(moment: SecondMoment, weight: Tensor) -> Tensor:
+    """E[x x^T] with the columns of `as_matrix` of the weight that multiplies x, float64."""
+    order = as_matrix(torch.arange(columns(weight)).reshape(1, *weight.shape[1:]))[0]
+    return torch.from_numpy(moment.moment)[order[:, None], order]
 
 
 Score = Callable[[Layer, Facts], Tensor]

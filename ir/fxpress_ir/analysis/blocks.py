@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fxpress_ir import Program
 from torch import Tensor, fx
 
-from ..evidence.input_norms import LAYERS
+from ..program import Program
 
 _aten = torch.ops.aten
+_LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 _IDEMPOTENT = {_aten.relu.default, _aten.hardtanh.default, _aten.dropout.default, _aten.clone.default, _aten.contiguous.default}
 _AFTER = _IDEMPOTENT | {_aten.gelu.default, _aten.silu.default, _aten.layer_norm.default, _aten.rms_norm.default, _aten.batch_norm.default}
 """What may stand between a sum and the next block: of one value, which keeps its shape."""
@@ -20,14 +20,34 @@ _AFTER = _IDEMPOTENT | {_aten.gelu.default, _aten.silu.default, _aten.layer_norm
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """From `input` to `output`, two nodes of one shape and dtype; nothing between them is read from elsewhere."""
+    """From `input` to `output`, two nodes of one shape and dtype; nothing between them is read from elsewhere.
+
+    Attributes:
+        nodes: what computes on the way, in order, `output` included.
+    """
 
     input: fx.Node
     output: fx.Node
+    nodes: tuple[fx.Node, ...]
 
     @property
     def names(self) -> tuple[str, str]:
         return self.input.name, self.output.name
+
+    @property
+    def layers(self) -> tuple[fx.Node, ...]:
+        """Its linear layers and convolutions, in order."""
+        return tuple(node for node in self.nodes if _is_layer(node))
+
+    @property
+    def constants(self) -> tuple[fx.Node, ...]:
+        """The tensors that it reads, in order, one as often as it is read."""
+        return tuple(used for node in self.nodes for used in node.all_input_nodes if used.op == "get_attr")
+
+    def is_like(self, other: Block, program: Program) -> bool:
+        """The same operators on tensors of the same shapes, in the same order."""
+        mine, others = ([program.tensors[str(node.target)].shape for node in block.constants] for block in (self, other))
+        return mine == others and [node.target for node in self.nodes] == [node.target for node in other.nodes]
 
     def __str__(self) -> str:
         return " ==> ".join(self.names)
@@ -57,8 +77,21 @@ def residual_blocks(program: Program) -> list[Block]:
             units.setdefault(unit.input, unit)
             inner.update(_between(unit.input, node, order)[1:-1])
     free = {start: unit for start, unit in units.items() if unit.sum not in inner}
-    blocks = [block for chain in _chains(free) for block in _repeating(chain)]
+    ends = [pair for chain in _chains(free) for pair in _repeating(chain)]
+    blocks = [Block(start, end, tuple(_between(start, end, order)[1:])) for start, end in ends]
     return sorted(blocks, key=lambda block: order[block.output])
+
+
+def rows(program: Program) -> list[list[Block]]:
+    """Blocks of one structure, each of which reads what the one before gives, in the order in which they run; single ones, too."""
+    found: list[list[Block]] = []
+    for block in residual_blocks(program):
+        before = next((row for row in found if row[-1].output is block.input and row[-1].is_like(block, program)), None)
+        if before is None:
+            found.append([block])
+        else:
+            before.append(block)
+    return found
 
 
 def _unit(node: fx.Node, program: Program, order: dict[fx.Node, int]) -> _Unit | None:
@@ -66,12 +99,15 @@ def _unit(node: fx.Node, program: Program, order: dict[fx.Node, int]) -> _Unit |
         return None
     for x in _summands(node):
         region = _between(x, node, order) if x.op != "get_attr" and _alike(x, node) else []
-        layers = [one for one in region[1:] if one.target in LAYERS]
-        if layers and _closed(region):
+        if any(map(_is_layer, region[1:])) and _closed(region):
             constants = (used for one in region[1:] for used in one.all_input_nodes if used.op == "get_attr")
             shapes = tuple(tuple(program.tensors[str(used.target)].shape) for used in constants)
             return _Unit(x, (tuple(str(one.target) for one in region[1:]), shapes), _tail(node))
     return None
+
+
+def _is_layer(node: fx.Node) -> bool:
+    return getattr(node.target, "_opname", "") in _LAYERS
 
 
 def _is_sum(node: Any) -> bool:
@@ -150,9 +186,9 @@ def _last(unit: _Unit, chain: list[tuple[_Unit, fx.Node]]) -> fx.Node:
     return unit.tail[place]
 
 
-def _repeating(chain: list[tuple[_Unit, fx.Node]]) -> list[Block]:
-    """The row cut by the shortest period of its signatures; unit by unit where they do not repeat."""
+def _repeating(chain: list[tuple[_Unit, fx.Node]]) -> list[tuple[fx.Node, fx.Node]]:
+    """The ends of a row's blocks: cut by the shortest period of its signatures, or unit by unit where they do not repeat."""
     signatures = [unit.signature for unit, _ in chain]
     periods = (length for length in range(1, len(chain) // 2 + 1) if len(chain) % length == 0)
     period = next((length for length in periods if signatures[length:] == signatures[:-length]), 1)
-    return [Block(chain[place][0].input, chain[place + period - 1][1]) for place in range(0, len(chain), period)]
+    return [(chain[place][0].input, chain[place + period - 1][1]) for place in range(0, len(chain), period)]

@@ -1,0 +1,1 @@
+"""Branches beside a layer, composed into its weight and bias by algebra."""
