@@ -11,6 +11,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 demo: .venv/run.stamp
 	$(BIN)/fxpress demo
+	$(BIN)/python benchmarks/all_families.py --quick
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)

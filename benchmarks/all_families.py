@@ -23,6 +23,10 @@ from rich.table import Table
 
 HEAD = ("after", "target", "weights", "time", "of the model's", "quality")
 FLOAT = "onnx:float"
+STEPS = 20
+"""Of training, for a look."""
+QUICK = 10
+"""Repeats, for a look."""
 
 
 @dataclass
@@ -42,11 +46,13 @@ def quality(entry: fx.zoo.Entry, program: fx.Program) -> str:
     return f"perplexity {entry.perplexity(program.run):.2f}" if isinstance(entry, TextEntry) else f"{entry.evaluate(program.run):.2%}"
 
 
-def rows(recipe: Recipe, model: str, repeats: int, quick: bool) -> tuple[list[tuple[str, ...]], str]:
+def rows(recipe: Recipe, model: str, repeats: int, quick: bool = False) -> tuple[list[tuple[str, ...]], str]:
     """The table, and the notes of its measurement."""
     entry = fx.zoo.load(model)
     if quick:
         entry = replace(entry, held_out=(entry.held_out[0][:16], entry.held_out[1][:16]))
+        shorter = [replace(item, steps=STEPS) if isinstance(item, fx.passes.Recover) else item for item in recipe.pipeline.passes]
+        recipe = replace(recipe, pipeline=fx.Pipeline(shorter))
     program = fx.capture(entry.model, entry.inputs, dynamic_shapes=entry.dynamic_shapes)
     kept = Kept(frozenset(part.name for item in recipe.pipeline.passes for part in item.parts()) - {"place-quantizers"})
     recipe.pipeline.run(program, calibration=entry.calibration, seed=recipe.seed, instruments=[kept])
@@ -78,7 +84,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
     recipe = Recipe.read(options.recipe)
-    found, notes = rows(recipe, options.model, options.repeats, options.quick)
+    found, notes = rows(recipe, options.model, QUICK if options.quick else options.repeats, options.quick)
     table = Table(*HEAD, title=f"{options.model}, {options.recipe}")
     for cells in found:
         table.add_row(*(cell.replace("`", "") for cell in cells))

@@ -1,4 +1,4 @@
-"""A Markdown table ==> its place in the README, between ``<!-- name -->`` and ``<!-- /name -->``."""
+"""A Markdown table ==> its place in the README or in docs/measurements.md, between ``<!-- name -->`` and ``<!-- /name -->``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+_ROOT = Path(__file__).parents[1]
+PAGES = (_ROOT / "README.md", _ROOT / "docs" / "measurements.md")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -16,13 +17,13 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(name: str, text: str) -> None:
-    """Put `text` where the README has the marks of `name`.
+    """Put `text` where a page has the marks of `name`.
 
     Raises:
-        ValueError: the README has no such marks.
+        ValueError: no page has such marks.
     """
-    page = README.read_text()
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    if not pattern.search(page):
-        raise ValueError(f"README.md has no place called {name}")
-    README.write_text(pattern.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page))
+    page = next((page for page in PAGES if pattern.search(page.read_text())), None)
+    if page is None:
+        raise ValueError(f"no page has a place called {name}")
+    page.write_text(pattern.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page.read_text()))

@@ -35,15 +35,15 @@ def test_a_first_token_gains_by_being_folded() -> None:
 
 
 def test_the_table_goes_where_the_marks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "PAGES", (tmp_path / "README.md",))
     monkeypatch.setattr(factors, "row", lambda name: (name, "1.00", "2.00", "-", "3.00", "4.00"))
     monkeypatch.setattr(sys, "argv", ["factors.py", "--write", "--models", "char-lm"])
-    readme.README.write_text(f"# Page\n{MARKS}")
+    readme.PAGES[0].write_text(f"# Page\n{MARKS}")
     factors.main()
-    written = readme.README.read_text()
+    written = readme.PAGES[0].read_text()
     assert "| char-lm | 1.00 | 2.00 | - | 3.00 | 4.00 |" in written
     assert "stale" not in written
-    readme.README.write_text("# Page\n")
-    with pytest.raises(ValueError, match=r"README\.md has no place called factors"):
+    readme.PAGES[0].write_text("# Page\n")
+    with pytest.raises(ValueError, match=r"no page has a place called factors"):
         factors.main()
-    assert readme.README.read_text() == "# Page\n"
+    assert readme.PAGES[0].read_text() == "# Page\n"

@@ -35,12 +35,12 @@ def test_other_bits_are_told() -> None:
 
 
 def test_the_table_goes_where_the_marks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "PAGES", (tmp_path / "README.md",))
     monkeypatch.setattr(fusion, "integer_program", lambda name: None)
     monkeypatch.setattr(fusion, "row", lambda name, target, *_: (name, target, "2.00 ms", "1.90 ms", "0.95", "6 of 6", "0.95"))
     monkeypatch.setattr(sys, "argv", ["fusion.py", "--write", "--models", "minilm-l6"])
-    readme.README.write_text(MARKS)
+    readme.PAGES[0].write_text(MARKS)
     fusion.main()
-    page = readme.README.read_text()
+    page = readme.PAGES[0].read_text()
     assert page.count("| minilm-l6 |") == len(fusion.TARGETS)
     assert "stale" not in page

@@ -26,11 +26,11 @@ def test_another_published_scheme_is_shown(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_table_goes_where_the_marks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "PAGES", (tmp_path / "README.md",))
     monkeypatch.setattr(hawq, "row", lambda budget, repeats: (budget, *["-"] * (len(hawq.HEAD) - 1)))
     monkeypatch.setattr(sys, "argv", ["hawq.py", "--write"])
-    readme.README.write_text("# Page\n<!-- hawq -->\nstale\n<!-- /hawq -->\n")
+    readme.PAGES[0].write_text("# Page\n<!-- hawq -->\nstale\n<!-- /hawq -->\n")
     hawq.main()
-    written = readme.README.read_text()
+    written = readme.PAGES[0].read_text()
     assert all(f"| {budget} | -" in written for budget in hawq.DATA["published"])
     assert "stale" not in written

@@ -42,7 +42,7 @@ def within_cost(program: Program, keep: Keep, what: str, wanted: float, *, where
 
     least = share(keep(1.0))
     if least > wanted:
-        raise PassError(f"{what}={wanted:g} cannot be reached: {least:.3f} stay at least", where=where, way_on=_MORE)
+        raise PassError(f"{what}={wanted:g} cannot be reached: {least:.3f} stay at least", where=where, way_on=MORE)
     more, fewer = _bisected(keep, lambda kept: share(kept) <= wanted, RATIO)
     return _filled(more, fewer, lambda kept: share(kept) <= wanted, lambda kept: share(kept) > wanted * (1 - SLACK))
 
@@ -64,11 +64,25 @@ def within_time(program: Program, keep: Keep, latency: Latency, wanted: float, *
 
     least = ratio(keep(1.0))
     if least.high > wanted:
-        raise PassError(f"time={wanted:g} cannot be reached: at the least it takes {least} of the whole", where=where, way_on=_MORE)
+        raise PassError(f"time={wanted:g} cannot be reached: at the least it takes {least} of the whole", where=where, way_on=MORE)
     return _bisected(keep, lambda kept: ratio(kept).high <= wanted, TIMED_RATIO)[1]
 
 
-_MORE = "raise it, or prune more kinds"
+MORE = "raise it, or prune more kinds"
+"""The way on where a budget cannot be reached."""
+BUDGETS = ("macs", "parameters", "time")
+"""Options that are shares that stay."""
+
+
+def check_budgets(budgets: Mapping[str, float], where: str) -> None:
+    """Hold the options to what they mean; 0 is none.
+
+    Raises:
+        PassError: two are given, or one is no share.
+    """
+    if not all(0 <= share <= 1 for share in budgets.values()) or sum(map(bool, budgets.values())) > 1:
+        what = ", ".join(f"{name}={share:g}" for name, share in budgets.items() if share)
+        raise PassError(what, where=where, way_on="give one of them, the share that stays, at most 1")
 
 
 def _bisected(keep: Keep, fits: Callable[[Kept], bool], resolution: float) -> tuple[Kept, Kept]:

@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from ..contract import GIVEN, Context, Lossy, Pass, Promise, Refused
 from ..evidence.gradients import Loss
-from ..latency import Latency, not_slower
+from ..latency import Latency, not_slower, time_ratio
 from .block_influence import BlockInfluence
+from .budget import BUDGETS, MORE, check_budgets
 from .stale import report_stale_norms
 
 
@@ -64,6 +65,8 @@ class PruneBlocks(Pass):
 
     Options:
         ratio: the share of all blocks that leaves, rounded to whole ones, halves up.
+        macs, parameters, time: in place of `ratio`, the share of one of them that stays at most: as few blocks leave as that takes. Time
+            is measured, as of `prune-channels`.
         score: ``influence``, 1 - cos(input, output) (Minitron M25; Men et al. 2024), ``loss``, of the program without the block,
             or ``random``.
         loss: of (outputs, inputs), for ``loss``; None for the cross-entropy with the whole program's argmax.
@@ -80,6 +83,9 @@ class PruneBlocks(Pass):
     """Below it outputs have no more to do with those of before than noise of their size."""
     ratio: float = 0.25
     score: str = "influence"
+    macs: float = 0.0
+    parameters: float = 0.0
+    time: float = 0.0
     loss: Loss | None = field(default=None, metadata={GIVEN: True})
     latency: Latency | None = field(default=None, metadata={GIVEN: True})
     plan: BlockPlan | None = field(default=None, metadata={GIVEN: True})
@@ -89,6 +95,7 @@ class PruneBlocks(Pass):
             raise PassError(f"ratio={self.ratio:g} leaves no block", where=self.name, way_on="from 0 to below 1, e.g. 0.25")
         if self.score not in _SCORES:
             raise PassError(f"unknown score {self.score!r}", where=self.name, way_on=f"one of {', '.join(_SCORES)}")
+        check_budgets({name: getattr(self, name) for name in BUDGETS}, self.name)
 
     def apply(self, program: Program, context: Context) -> Program:
         plan = self.plan if self.plan is not None else self.decide(program, context)
@@ -98,9 +105,9 @@ class PruneBlocks(Pass):
 
     def decide(self, program: Program, context: Context) -> BlockPlan:
         """Which blocks leave, without removing them."""
-        blocks = residual_blocks(program)
+        blocks, asked = residual_blocks(program), any(getattr(self, name) for name in BUDGETS)
         count = min(int(self.ratio * len(blocks) + 0.5), len(blocks) - 1)
-        if count < 1:
+        if len(blocks) < 2 or (count < 1 and not asked):
             what = f"{len(blocks)} residual blocks, of which ratio={self.ratio:g} is none" if blocks else "no residual block with weights"
             context.refusals.append(Refused("program", what, "a higher ratio, or prune-channels" if len(blocks) > 1 else "prune-channels"))
             return BlockPlan(program.hash, ())
@@ -109,8 +116,38 @@ class PruneBlocks(Pass):
             if isnan(scores[block.names]):
                 what = f"the {self.score} score of {block} is NaN"
                 raise PassError(what, where=self.name, way_on="repair the model and the data, or choose another score")
-        leaving = sorted(blocks, key=lambda block: scores[block.names])[:count]
+        ordered = sorted(blocks, key=lambda block: scores[block.names])
+        leaving = ordered[: self._fewest(program, ordered, context) if asked else count]
         return BlockPlan(program.hash, tuple(block.names for block in blocks if block in leaving))
+
+    def _fewest(self, program: Program, ordered: list[Block], context: Context) -> int:
+        """How many of the first blocks have to leave for the budget.
+
+        Raises:
+            PassError: even one alone takes more, or time is not measured.
+        """
+        name = next(name for name in BUDGETS if getattr(self, name))
+        wanted, latency = getattr(self, name), self.latency or context.latency
+        if name == "time" and latency is None:
+            way_on = "give latency=fx.latency_on(target), or Pipeline.run latency="
+            raise PassError(f"time={wanted:g} asks for a measurement", where=self.name, way_on=way_on)
+
+        def share(count: int) -> float:
+            smaller = without(program, BlockPlan(program.hash, tuple(block.names for block in ordered[:count])))
+            if name == "time" and latency is not None:
+                return time_ratio(smaller, program, latency).high
+            return float(getattr(smaller.cost(), name) / getattr(program.cost(), name))
+
+        if wanted == 1:
+            return 0
+        most = len(ordered) - 1
+        if (least := share(most)) > wanted:
+            raise PassError(f"{name}={wanted:g} cannot be reached: {least:.3f} stay at least", where=self.name, way_on=MORE)
+        low = 0
+        while most - low > 1:
+            middle = (low + most) // 2
+            low, most = (low, middle) if share(middle) <= wanted else (middle, most)
+        return most
 
     def _influence(self, program: Program, blocks: list[Block], context: Context) -> Mapping[tuple[str, str], float]:
         observer = BlockInfluence(program, blocks)

@@ -14,7 +14,7 @@ from fxpress_ir.slicing import Plan, slice_atoms
 from ..contract import GIVEN, Context, Lossy, Pass, Promise, Refused
 from ..evidence.gradients import Loss, own_cross_entropy
 from ..latency import Latency, not_slower
-from .budget import Kept, within_cost, within_time
+from .budget import BUDGETS, Kept, check_budgets, within_cost, within_time
 from .importance import COMPARABLE, IMPORTANCES, Asked
 from .kinds import kind_of
 from .shares import SCOPES, Scored, chosen
@@ -50,10 +50,7 @@ class Structured(Pass):
             raise PassError(f"scope={self.scope!r}", where=self.name, way_on=f"one of {', '.join(SCOPES)}")
         if self.score not in IMPORTANCES:
             raise PassError(f"unknown score {self.score!r}", where=self.name, way_on=f"one of {', '.join(IMPORTANCES)}")
-        budgets = {name: getattr(self, name) for name in ("macs", "parameters", "time")}
-        if not all(0 <= share <= 1 for share in budgets.values()) or sum(map(bool, budgets.values())) > 1:
-            what = ", ".join(f"{name}={share:g}" for name, share in budgets.items() if share)
-            raise PassError(what, where=self.name, way_on="give one of them, the share that stays, at most 1")
+        check_budgets({name: getattr(self, name) for name in BUDGETS}, self.name)
 
     def apply(self, program: Program, context: Context) -> Program:
         plan = self.plan if self.plan is not None else self.decide(program, context)

@@ -44,6 +44,8 @@ class Recover(Pass):
         features: names of nodes of both programs whose values shall be alike, too (SquareHead), weighed by `feature_weight`.
         parameters: what is trained: ``all``, or any of ``biases``, ``norms``, ``head`` and ``mask-lora`` (PERP), the last with
             factors of `rank` and scale `scale` for every weight of a layer, merged at the end.
+        perturbation: noise on the weights of each step, as a share of their root mean square: with `features`, the regulariser of
+            PELA (row M12) for factorised layers, as far as its abstract tells; 0.01 is a beginning.
         sparsity: prune to this share of zeros by magnitude on the way, layer by layer, without the first and the last
             (Zhu and Gupta 2017), with a new mask every `prune_every` steps during the first two thirds; 0 keeps masks.
         statistics: of batch norms: ``keep`` them, or train by each ``batch``'s own and measure them anew at the end.
@@ -73,6 +75,7 @@ class Recover(Pass):
     scale: float = 1.0
     sparsity: float = 0.0
     prune_every: int = 10
+    perturbation: float = 0.0
     statistics: str = "keep"
     baseline: str = ""
     state: str = ""
@@ -90,6 +93,7 @@ class Recover(Pass):
             (not self.baseline or self.parameters == ("all",), "from scratch everything is trained", 'parameters=["all"]'),
             (self.steps > 0 and self.epochs >= 0, f"steps={self.steps}, epochs={self.epochs}", "steps above 0, epochs at least 0"),
             (self.rate > 0 and self.temperature > 0, f"rate={self.rate:g}, temperature={self.temperature:g}", "both above 0"),
+            (0 <= self.perturbation < 1, f"perturbation={self.perturbation:g}", "0 for none, below 1"),
             (self.rank > 0 and self.prune_every > 0, f"rank={self.rank}, prune_every={self.prune_every}", "both above 0"),
         )
         for holds, what, way_on in checks:
@@ -120,6 +124,8 @@ class Recover(Pass):
                 self.sparsity,
                 self.prune_every,
                 self.statistics == "batch",
+                self.perturbation,
+                context.seed,
             ),
         )
         training = Training(student, teacher, trainables, pruned, how)

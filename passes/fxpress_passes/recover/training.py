@@ -34,6 +34,8 @@ class How:
         features, feature_weight: names of nodes whose values are compared too, and their share in the loss.
         sparsity, prune_every: the final share of zeros, 0 for masks that stay, and steps between two masks.
         batch_statistics: batch norms normalise by those of the batch, not by constants.
+        perturbation: of weights before each step, the deviation of normal noise as a share of their root mean square; zeros stay.
+        seed: of that noise; a step's depends on its number and on nothing else, so that a run can be gone on with.
     """
 
     steps: int
@@ -45,6 +47,8 @@ class How:
     sparsity: float = 0.0
     prune_every: int = 10
     batch_statistics: bool = False
+    perturbation: float = 0.0
+    seed: int = 0
 
 
 def with_features(program: Program, features: Sequence[str], *, batch_statistics: bool = False) -> fx.GraphModule:
@@ -81,10 +85,12 @@ class Training:
             assert isinstance(item, Dense)
             self._growing[name] = (item, float((item.leaves["value"] == 0).double().mean()))
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, number: int = 0) -> Tensor:
         with torch.no_grad():
             wanted, wanted_features = self._teacher(*batch)
         values = {name: item.value() for name, item in self._trainables.items()}
+        if self._how.perturbation:
+            values = _perturbed(values, self._how, number)
         found, features = functional_call(self._student, values, batch)
         loss = outputs_loss(self._how.loss, found, wanted, self._how.temperature)
         return loss + self._how.feature_weight * square_head(features, wanted_features) if features else loss
@@ -97,7 +103,7 @@ class Training:
         """
         self._grow(number)
         with torch.enable_grad():
-            loss = self.loss(batch)
+            loss = self.loss(batch, number)
             if not bool(loss.isfinite()):
                 raise PassError(f"the loss is {float(loss.detach())} at step {number}", where="recover", way_on="a lower rate")
             self._optimizer.zero_grad()
@@ -129,6 +135,15 @@ class Training:
             self._optimizer.state[leaf] = moments
         for name, (item, _) in self._growing.items():
             item.mask = found[f"mask:{name}"]
+
+
+def _perturbed(values: Mapping[str, Tensor], how: How, number: int) -> dict[str, Tensor]:
+    generator, found = torch.Generator().manual_seed(how.seed * 1_000_003 + number), {}
+    for name, value in values.items():
+        size = value.detach().square().mean().sqrt() * how.perturbation
+        noise = torch.randn(value.shape, generator=generator).to(value.dtype) * size
+        found[name] = value + noise.where(value.detach() != 0, torch.zeros((), dtype=value.dtype))
+    return found
 
 
 def _check_alike(student: Program, teacher: Program, features: Sequence[str]) -> None:

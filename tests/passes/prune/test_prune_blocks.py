@@ -86,3 +86,32 @@ def test_scores_that_are_no_numbers_are_refused(program: Program) -> None:
     broken = edit.finish()
     with pytest.raises(PassError, match=r"prune-blocks: the influence score of .* is NaN; repair the model"):
         PruneBlocks().apply(broken, measured(broken))
+
+
+@pytest.mark.parametrize(("budget", "left"), [({"macs": 0.7}, 2), ({"parameters": 0.5}, 1), ({"macs": 1.0}, 3)])
+def test_a_budget_takes_as_few_blocks_as_it_needs(program: Program, budget: dict[str, float], left: int) -> None:
+    found = PruneBlocks(**budget).apply(program, measured(program))  # type: ignore[arg-type]
+    assert len({name.split(".")[1] for name in found.tensors if name.startswith("layers")}) == left
+    (name, share), *_ = budget.items()
+    assert getattr(found.cost(), name) <= share * getattr(program.cost(), name)
+
+
+def test_a_budget_of_time_is_measured(program: Program) -> None:
+    def latency(one: Program) -> float:
+        return 1e-3 * one.cost().macs / program.cost().macs
+
+    found = PruneBlocks(time=0.7, latency=latency).apply(program, measured(program))
+    assert found.hash == PruneBlocks(macs=0.7).apply(program, measured(program)).hash
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"macs": 0.01}, "macs=0.01 cannot be reached: .* stay at least"),
+        ({"time": 0.5}, "time=0.5 asks for a measurement; give latency="),
+        ({"macs": 0.5, "parameters": 0.5}, "macs=0.5, parameters=0.5; give one of them"),
+    ],
+)
+def test_a_budget_that_cannot_be_held_is_refused(program: Program, budget: dict[str, float], message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        PruneBlocks(**budget).apply(program, measured(program))  # type: ignore[arg-type]

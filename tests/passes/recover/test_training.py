@@ -56,6 +56,20 @@ def test_the_loss_falls() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_perturbed_weights_are_those_of_the_step_and_leave_no_trace() -> None:
+    """The noise is in the loss alone: zeros stay, the same step sees the same noise, and without a rate nothing moves."""
+    batch = sample(_program(0), 32)
+    training, items = _training(How(4, 1e-9, perturbation=0.1))
+    items["3.weight"].leaves["value"].data[:, 0] = 0
+    plain, _ = _training(How(4, 1e-9))
+    noisy = [float(training.loss(batch, number).detach()) for number in (0, 1, 0)]
+    assert noisy[0] == noisy[2] != noisy[1]
+    assert noisy[0] != float(plain.loss(batch).detach())
+    before = items["3.weight"].value().detach().clone()
+    training.step(0, batch)
+    torch.testing.assert_close(items["3.weight"].value().detach(), before, rtol=0, atol=1e-6)
+
+
 def test_masks_grow_to_the_final_share_and_stay() -> None:
     training, items = _training(How(30, 1e-2, sparsity=0.75, prune_every=4), ("3.weight",))
     shares = []
