@@ -85,7 +85,9 @@ def main() -> None:
     options = parser.parse_args()
     recipe = Recipe.read(options.recipe)
     found, notes = rows(recipe, options.model, QUICK if options.quick else options.repeats, options.quick)
-    table = Table(*HEAD, title=f"{options.model}, {options.recipe}")
+    table = Table(title=f"{options.model}, {options.recipe}")
+    for name in HEAD:
+        table.add_column(name, overflow="fold")
     for cells in found:
         table.add_row(*(cell.replace("`", "") for cell in cells))
     Console().print(table)

@@ -88,6 +88,8 @@ class Lossy:
 
 
 Promise = Exact | Close | Lossy
+ANOTHER = Lossy(float("-inf"))
+"""Of a pass that is there to bring another function, such as an adapter's: what follows it is held to that one."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Context:
     """What a pass may ask for beside the program: evidence from calibration data, the seed, a place for refusals.
 
     Attributes:
-        original: the program that the pipeline began with; None outside of one.
+        original: the program that the pipeline began with, or what the last pass made that brings another function (`ANOTHER`); None
+            outside of a pipeline.
         notes: facts that the report shows, each a frozen value that prints in one line.
         losses: of each pass of this run so far that `loses` weights, the program before it and the one after it.
         progress: told of steps of work that takes long; None where nobody listens.

@@ -13,7 +13,7 @@ from fxpress_ir import Program, run_on_reals
 from fxpress_ir.errors import FxpressError, PipelineError
 
 from . import PASSES
-from .contract import Context, Pass, Progress
+from .contract import ANOTHER, Context, Pass, Progress
 from .evidence import Calibration, Evidence, States
 from .instruments import Compare, Dump, Instrument, Size, Step, Verify
 from .latency import Latency
@@ -115,12 +115,12 @@ class Pipeline:
         if dump is not None:
             looking.append(Dump(Path(dump), program))
         looking += instruments
-        current, steps, losses = program, [], list[tuple[Program, Program]]()
+        current, original, steps, losses = program, program, [], list[tuple[Program, Program]]()
         for position, (item, inserted) in enumerate(schedule):
             if progress is not None:
                 progress(item.name, position, len(schedule))
             later = tuple(follower.name for follower, _ in schedule[position + 1 :])
-            context = Context(evidence, seed, original=program, losses=tuple(losses), progress=progress, latency=latency, later=later)
+            context = Context(evidence, seed, original=original, losses=tuple(losses), progress=progress, latency=latency, later=later)
             step = Step(str(item), item.promise, inserted)
             start = time.perf_counter()
             try:
@@ -137,6 +137,8 @@ class Pipeline:
             if item.loses and step.fired:
                 losses.append((current, after))
             current = after
+            if step.fired and item.promise == ANOTHER:
+                original = current
             steps.append(step)
         quality = None if evaluate is None else (evaluate(partial(run_on_reals, program)), evaluate(partial(run_on_reals, current)))
         return Result(current, Report(tuple(steps), quality))

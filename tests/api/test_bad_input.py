@@ -74,7 +74,7 @@ CASES: dict[str, tuple[type[Exception], Callable[[], object], tuple[str, ...]]] 
     "nan into integers": (InputError, lambda: residual_net().run(IMAGE * float("inf")), ("NaN or infinity",)),
     "unknown pass": (PipelineError, lambda: fx.Pipeline.parse("fold-batchnorm"), ("fold-batchnorm", "fold-batch-norm")),
     "unknown option": (PipelineError, lambda: fx.Pipeline.parse("quantize-dyadic{weight_bit=8}"), ("weight_bit", "weight_bits")),
-    "bad value": (PipelineError, lambda: fx.Pipeline.parse("quantize-dyadic{weight_bits=5}"), ("weight_bits=5", "8, 4, 2")),
+    "bad value": (PipelineError, lambda: fx.Pipeline.parse("quantize-dyadic{weight_bits=9}"), ("weight_bits=9", "8, 7, 6, 5, 4, 3, 2")),
     "wrong order": (PipelineError, lambda: fx.Pipeline.parse("place-quantizers, fold-batch-norm"), ("fold-batch-norm first",)),
 }
 

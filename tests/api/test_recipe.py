@@ -99,7 +99,7 @@ BAD: dict[str, tuple[str, str]] = {
     "unknown pass with options": ("version: 1\npipeline:\n  - fold: {a: 1}\n", "r.yaml:3: pipeline[0].fold: unknown pass 'fold'"),
     "unknown pass in text": ("version: 1\n\npipeline: remove-noops, fold-batchnorm\n", "r.yaml:3: pipeline: unknown pass 'fold-batchnorm'"),
     "bad value": (
-        "version: 1\npipeline:\n  - quantize-dyadic:\n      weight_bits: 5\n",
+        "version: 1\npipeline:\n  - quantize-dyadic:\n      weight_bits: 9\n",
         "r.yaml:4: pipeline[0].quantize-dyadic.weight_bits: ",
     ),
     "value of another type": (

@@ -28,6 +28,7 @@ from fxpress_passes import (
     RemoveNoops,
     ToInteger,
 )
+from fxpress_passes.contract import ANOTHER
 from fxpress_passes.instruments import Step
 from fxpress_passes.parse import find
 from fxpress_passes.pipeline import Pipeline, Result
@@ -287,3 +288,34 @@ def test_a_pass_of_several_stages_passes_through(batches: list[tuple[Tensor, ...
     )
     assert len(Idle.asked) == 3
     assert [step.stage for step in ran.report.steps if step.name == "idle"] == ["float", "simulated", "integer"]
+
+
+def test_what_brings_another_function_is_what_later_passes_recover_to() -> None:
+    """An adapter from a folder is no loss to be made up for."""
+    seen: list[Program | None] = []
+
+    @dataclass(frozen=True)
+    class Adapt(Pass):
+        name: ClassVar[str] = "adapt"
+        promise: ClassVar[Promise] = ANOTHER
+
+        def apply(self, program: Program, context: Context) -> Program:
+            seen.append(context.original)
+            edit = program.edit()
+            name = next(name for name, value in program.tensors.items() if value.is_floating_point())
+            edit.tensors[name] = program.tensors[name].detach() + 1
+            return edit.finish()
+
+    @dataclass(frozen=True)
+    class Look(Pass):
+        name: ClassVar[str] = "look"
+        promise: ClassVar[Promise] = Exact()
+
+        def apply(self, program: Program, context: Context) -> Program:
+            seen.append(context.original)
+            return program
+
+    program = residual_program()
+    adapted = Pipeline([Look(), Adapt(), Look()]).run(program).program
+    hashes = [one.hash for one in seen if one is not None]
+    assert hashes == [program.hash, program.hash, adapted.hash]

@@ -17,6 +17,7 @@ from tvm import relax
 from fxpress_backends import sparse
 from fxpress_backends.contract import Arrays
 
+from .affinity import off_workers
 from .cpu import AMX, EMULATED_AMX, TESTED, host_features
 from .cross import MACHINES
 from .cuda import CUDA, EMULATED, check_device, offer
@@ -51,8 +52,9 @@ class TvmRunner:
     def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
         """Execute once."""
         claim_threads(self._threads)
-        given = (tvm.runtime.tensor(value, self._device) for value in inputs)
-        return tuple(output.numpy() for output in self._main(*given, *self._weights))
+        with off_workers(self._threads):
+            given = (tvm.runtime.tensor(value, self._device) for value in inputs)
+            return tuple(output.numpy() for output in self._main(*given, *self._weights))
 
 
 def machine(library: Path, device: Any = None) -> Any:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from fxpress_ir import Program
 
-from ..contract import Close, Context, Lossy, Pass, Promise
+from ..contract import Close, Context, Pass, Promise
 from .adapters import fold_folder
 from .branches.fold import Fold
 from .branches.materialize import materialize
@@ -49,7 +49,7 @@ class FoldAdapters(Pass):
         if isinstance(self.path, str):
             object.__setattr__(self, "path", (self.path,))
         if self.path:  # a folder brings another function than the base's; what holds then are the layers' certificates
-            object.__setattr__(self, "promise", Lossy(float("-inf")))
+            object.__setattr__(self, "promise", ANOTHER)
 
     def apply(self, program: Program, context: Context) -> Program:
         if self.path:
