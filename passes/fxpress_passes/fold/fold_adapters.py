@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from fxpress_ir import Program
 
-from ..contract import Close, Context, Pass, Promise
+from ..contract import ANOTHER, Close, Context, Pass, Promise
 from .adapters import fold_folder
 from .branches.fold import Fold
 from .branches.materialize import materialize
