@@ -73,7 +73,7 @@ def gradual() -> tuple[str, bool]:
 class Labels(Training):
     """Fine-tuning by cross-entropy of the text itself, and by the features of the teacher where some are named."""
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, number: int = 0) -> Tensor:
         values = {name: item.value() for name, item in self._trainables.items()}
         (scores, *_), features = torch.func.functional_call(self._student, values, batch)
         if not features:
