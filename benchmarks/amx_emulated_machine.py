@@ -75,6 +75,7 @@ def lowered(name: str, folder: Path, threads: Sequence[int]) -> tuple[Files, lis
     program = make()
     artifact = fx.lower(program, TARGET, out=folder / "artifacts" / name)
     library = {f"{name}/model.so": artifact.folder / artifact.manifest["details"]["library"]}
+    library |= {f"{name}/{path.name}": path for path in artifact.folder.glob("weights.safetensors")}
     conformance = load_file(artifact.folder / artifact.manifest["conformance"]["file"])
     found = [{".".join(key.split(".")[:2]): tensor for key, tensor in conformance.items()}, *vectors(program, batches)]
     parts = [_held(f"{name}/{number}", tensors, folder, f"{name}/model.so", threads) for number, tensors in enumerate(found)]

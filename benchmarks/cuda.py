@@ -114,6 +114,8 @@ class Machine:
         """Hold the artifact to its vectors; returns one run on the inputs that then lie on the device, done when it returns."""
         manifest = json.loads((artifact / "manifest.json").read_text())
         details, record = manifest["details"], manifest["conformance"]
+        if details.get("apart", {}).get("tensors"):
+            raise SystemExit(f"{artifact.name}: its library holds no weights, which lie packed beside it; run it by fxpress")
         if "cubin" in details:
             code = (artifact / details["cubin"]).read_bytes()
 

@@ -1,67 +1,49 @@
-"""Where a TVM artifact spends its time: the kernels of one run, each with its count and the sum of its medians.
+"""Where an artifact spends its time: the kernels of one run, each with its count and the sum of its medians.
 
 Run: ``python benchmarks/kernel_times.py DIR [--inputs FILE.npz] [--threads 1] [--json] [--each]``. Without inputs those are taken that the
-artifact keeps to check itself with, which are small. TVM's virtual machine is asked before and after each call, so that what it does
-itself, in calls of a microsecond or two, counts too.
+artifact keeps to check itself with, which are small. Measured by `fxpress_backends.profile`, in a process of its own. TVM's virtual
+machine is asked before and after each call, so that what it does itself, in calls of a microsecond or two, counts too; ONNX Runtime
+writes down its kernels alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import statistics
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import readme
 
-WARMUP = 3
-
 
 def kernel_times(
     folder: Path, threads: int, inputs: Path | None = None, repeats: int = 30, each: bool = False
 ) -> list[tuple[str, int, float]]:
-    """(kernel, calls, microseconds) with the slowest first; this process's pool of threads becomes as large.
+    """(kernel, calls, microseconds) with the slowest first.
 
     Args:
         each: one row a call, in order, not one a kernel.
     """
-    os.environ["TVM_NUM_THREADS"] = str(threads)
     import fxpress as fx
-    import tvm
-    from fxpress_backends.tvm.run import claim_threads
+    from fxpress_backends.profile import record
 
-    artifact = fx.load(folder, threads=threads)
-    given = [tvm.runtime.tensor(value) for value in artifact.check_inputs(_arrays(folder, inputs))]
-    machine = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(folder / artifact.manifest["details"]["library"])), tvm.cpu())
-    claim_threads(threads)
-    times: dict[tuple[int, str], list[float]] = defaultdict(list)
-    place, start = 0, 0.0
-
-    def instrument(function: Any, name: str, before: bool, result: Any, *arguments: Any) -> int:
-        nonlocal place, start
-        if before:
-            start = time.perf_counter()
-        else:
-            times[place, name].append(time.perf_counter() - start)
-            place += 1
-        return 0
-
-    machine.set_instrument(instrument)
-    for _ in range(WARMUP + repeats):
-        place = 0
-        machine["main"](*given)
-    medians = {call: statistics.median(found[WARMUP:]) * 1e6 for call, found in times.items()}
+    recorded = record(fx.load(folder), _arrays(folder, inputs), threads=threads, repeats=repeats)
+    medians = [(call.name, seconds * 1e6) for call, seconds in zip(recorded.calls, recorded.seconds, strict=True)]
     if each:
-        return [(f"{position} {name}", 1, medians[position, name]) for position, name in sorted(medians)]
+        return [(f"{position} {name}", 1, median) for position, (name, median) in enumerate(medians)]
     rows: dict[str, list[float]] = defaultdict(list)
-    for (_, name), median in medians.items():
-        rows["the virtual machine" if name.startswith("vm.") else re.sub(r"_?\d+$", "", name)].append(median)
+    for name, median in medians:
+        rows[_kernel(name)].append(median)
     return sorted(((name, len(found), sum(found)) for name, found in rows.items()), key=lambda row: -row[2])
+
+
+def _kernel(call: str) -> str:
+    """TVM numbers kernels of one kind; ONNX Runtime's calls are named after the program's node, and then the kind."""
+    if call.startswith("vm."):
+        return "the virtual machine"
+    return re.sub(r"(_token)?_?\d+$", "", call.rpartition("/")[2])
 
 
 def _arrays(folder: Path, inputs: Path | None) -> list[Any]:

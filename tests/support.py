@@ -69,6 +69,21 @@ def requantize(edit: Edit, acc: fx.Node, b: Tensor, c: int, *, relu: bool, axis:
     return edit.call(fxp.requantize.default, acc, edit.add_tensor(f"{name}.b", b), c, *limits)
 
 
+def narrow_net(bits: int = 4, *, outputs: int = 256) -> Program:
+    """A linear of 64 inputs whose weights fill so many bits, and one of bytes behind it."""
+    generator = torch.Generator().manual_seed(bits)
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        narrow = torch.randint(-(1 << (bits - 1)), 1 << (bits - 1), (outputs, 64), generator=generator, dtype=torch.int8)
+        acc = edit.call(fxp.linear.default, x, edit.add_tensor("narrow", narrow), None)
+        b = torch.randint(20, 90, (outputs,), generator=generator, dtype=torch.int32)
+        hidden = requantize(edit, acc, b, 16, relu=True, axis=-1, name="hidden")
+        wide = torch.randint(-127, 128, (16, outputs), generator=generator, dtype=torch.int8)
+        return edit.call(fxp.linear.default, hidden, edit.add_tensor("wide", wide), None)
+
+    return built((1, 64), body, dtype=torch.int8)
+
+
 def residual_net(seed: int = 0, *, channels: int = 16, size: int = 8, inputs: int = 3, classes: int = 10) -> Program:
     """Every operator of the first slice once: two strides, s8 and u8, a residual add, both pools, 16-bit logits."""
     generator = torch.Generator().manual_seed(seed)

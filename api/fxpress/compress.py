@@ -16,12 +16,11 @@ from fxpress_ir import Program, run_on_reals, to_steps, verify
 from fxpress_ir.analysis.saturation import saturation
 from fxpress_ir.errors import BackendError, CalibrationError, PipelineError
 from fxpress_passes.contract import Pass, difference
-from fxpress_passes.evidence import Calibration
 from fxpress_passes.instruments import Step
 from fxpress_passes.pipeline import Report
 from torch import Tensor
 
-from .data import drawn, open_data
+from .data import calibration_for, drawn
 from .model_source import Source
 from .never_slower import latency_for, sizes_of
 from .recipe import Recipe
@@ -71,8 +70,8 @@ class Compressed:
         program: the compressed program.
         report: the pipeline's.
         facts: statements about integer ranges that were proved.
-        measured: `sqnr_db` against the captured program, `saturated` of an integer program, both on one batch, and
-            `top1_drop` in points where the model brings `evaluate`.
+        measured: `sqnr_db` against the captured program, with the adapters that were folded into it, `saturated` of an integer program,
+            both on one batch, and `top1_drop` in points where the model brings `evaluate`.
     """
 
     program: Program = field(repr=False)
@@ -132,9 +131,7 @@ def compress(
         folders.check_place(_place(out, card).resolve())
     tell("capturing", 0, 1)
     captured = source.capture()
-    data = recipe.located_data()
-    batches = source.calibration if data is None else open_data(data, captured.inputs)
-    calibration = None if batches is None else Calibration(batches)
+    calibration = calibration_for(recipe.located_data(), source.calibration, captured, recipe.seed)
     batch = drawn(captured, recipe.seed) if calibration is None else calibration.first(captured)
     kept = _Kept(captured, cards)
     latency = None
@@ -159,7 +156,7 @@ def compress(
         way_on = "name data with --calibration, or calibration: in the recipe"
         raise CalibrationError(error.what, where=error.where, way_on=way_on) from error
     certificate = verify(result.program)
-    measured = {"sqnr_db": difference(captured.run(*batch), run_on_reals(result.program, *batch)).sqnr}
+    measured = {"sqnr_db": difference(run_on_reals(result.original, *batch), run_on_reals(result.program, *batch)).sqnr}
     if result.program.stage not in ("float", "simulated"):
         measured["saturated"] = saturation(result.program, *to_steps(result.program.inputs, batch)).share
     if result.report.quality is not None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from fxpress_ir import InputSpec, Program
 from fxpress_ir.errors import CalibrationError, FxpressError
+from fxpress_passes.evidence import Calibration
+from fxpress_passes.evidence.distilled import distill
 from torch import Tensor
 
 from .arrays import Arrays
@@ -23,7 +25,8 @@ class Data:
     """Where calibration data come from.
 
     Attributes:
-        source: an ``.npz`` file, a folder of images, or ``package.module:factory``, which is imported and run.
+        source: an ``.npz`` file, a folder of images, ``package.module:factory``, which is imported and run, or ``distilled``:
+            made from the model's batch norms (ZeroQ).
         batch_size: samples a batch, 32 unless given; not for a factory, which makes its own batches.
         limit: samples at most.
         mean, std: of each channel of images, after they were scaled to [0, 1]; one number stands for all channels.
@@ -34,6 +37,26 @@ class Data:
     limit: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+
+DISTILLED = "distilled"
+"""The source that needs no data."""
+
+
+def calibration_for(data: Data | None, own: Iterable[Any] | None, program: Program, seed: int) -> Calibration | None:
+    """The data that were asked for, or else the model's own; None where there are neither.
+
+    Args:
+        program: as captured; distilled data are made from its batch norms.
+
+    Raises:
+        CalibrationError: as `open_data`; or there are no batch norms to distil from.
+    """
+    if data is None:
+        return None if own is None else Calibration(own)
+    if data.source == DISTILLED:
+        return Calibration(distill(program, batch_size=data.batch_size or 32, seed=seed).batches)
+    return Calibration(open_data(data, program.inputs))
 
 
 def open_data(data: Data, inputs: Sequence[InputSpec]) -> Iterable[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from fxpress_passes.contract import options_of
 from fxpress_passes.parse import build, find
 from fxpress_passes.pipeline import Pipeline
 
-from .data import Data
+from .data import DISTILLED, Data
 from .factory import is_factory
 from .located import Located, read_yaml
 
@@ -113,7 +113,7 @@ class Recipe:
 
     def located_data(self) -> Data | None:
         """The calibration data with the path from here."""
-        if self.data is None or is_factory(self.data.source):
+        if self.data is None or self.data.source == DISTILLED or is_factory(self.data.source):
             return self.data
         return replace(self.data, source=str(self.base / self.data.source))
 

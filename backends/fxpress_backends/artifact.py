@@ -155,7 +155,7 @@ def lower(
             manifest. Another run may choose otherwise, so that the bytes are no function of the program alone; the outputs stay
             the same bits.
         sparse: store weights with many zeros as bitmasks and values, expanded when the payload is opened: fewer bytes of disk, no
-            claim of speed. A weight that is no smaller so stays as it is; ``details.sparse`` in the manifest lists the others.
+            claim of speed. A weight that is no smaller so stays as it is; ``details.apart`` in the manifest lists the others.
 
     Raises:
         BackendError: the target is unknown or cannot take the program; the message names the first node, notes the rest. With

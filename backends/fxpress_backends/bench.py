@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 MINIMUM_RUNS, MINIMUM_PAUSE = 30, 0.25
 """Below these a figure is no claim: frequency and caches of the last contender are still felt after shorter pauses."""
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")
+"""Environment variables that hold a process to so many threads, whatever its runtime."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _process(
     stack: ExitStack, arrays: tuple[NDArray[Any], ...] | None, threads: int, timeout: float, name: str, contender: Artifact | Command
 ) -> Process:
     """A contender in a process of its own, which ends with `stack`."""
-    environment = dict.fromkeys(_THREADS, str(threads))
+    environment = dict.fromkeys(THREADS, str(threads))
     if arrays is not None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fxpress-bench-")))
         np.savez(folder / "inputs.npz", *arrays)
@@ -190,7 +191,7 @@ def _inputs(
     artifacts = [contender for contender in contenders if isinstance(contender, Artifact)]
     if given is None and not artifacts:
         return None
-    arrays = tuple(map(as_array, given)) if given is not None else _drawn(artifacts[0].inputs, sizes, seed)
+    arrays = tuple(map(as_array, given)) if given is not None else drawn(artifacts[0].inputs, sizes, seed)
     for artifact in artifacts:
         try:
             artifact.check_inputs(arrays)
@@ -199,7 +200,15 @@ def _inputs(
     return arrays
 
 
-def _drawn(specs: Sequence[InputSpec], sizes: Mapping[str, int], seed: int) -> tuple[NDArray[Any], ...]:
+def drawn(specs: Sequence[InputSpec], sizes: Mapping[str, int], seed: int) -> tuple[NDArray[Any], ...]:
+    """An array for each input: floats are standard normal, 8-bit and 16-bit integers fill their range, wider ones are 0 or 1.
+
+    Args:
+        sizes: of dynamic dimensions, by name; their minimum unless given.
+
+    Raises:
+        BenchError: `sizes` names no dynamic dimension.
+    """
     dynamic = {dimension.name: dimension.minimum for spec in specs for dimension in spec.shape if isinstance(dimension, Dimension)}
     for name in sizes.keys() - dynamic.keys():
         raise BenchError(f"no dynamic dimension {name!r}", way_on=f"the inputs are {', '.join(map(str, specs))}")
@@ -220,14 +229,15 @@ def _drawn(specs: Sequence[InputSpec], sizes: Mapping[str, int], seed: int) -> t
 
 
 def _notes(threads: int) -> list[str]:
-    notes = [f"{os.cpu_count()} logical CPUs, {_cpu()}; {threads} threads each"]
+    notes = [f"{os.cpu_count()} logical CPUs, {cpu()}; {threads} threads each"]
     load_average = os.getloadavg()[0]
     if load_average > 0.5:
         notes.append(f"the load average was {load_average:.2f} at the start: other work disturbs the figures")
     return notes
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor's model, as the system names it."""
     information = Path("/proc/cpuinfo")
     for line in information.read_text(encoding="utf-8").splitlines() if information.exists() else ():
         if line.startswith("model name"):

@@ -51,14 +51,7 @@ class Process:
 
     def run(self, count: int) -> NDArray[np.float64]:
         """Seconds of each of `count` runs, shape [count]."""
-        watchdog = Timer(self._timeout, self._expire)
-        watchdog.start()
-        try:
-            answer = self._ask(json.dumps({"cmd": "run", "n": count}))
-        finally:
-            watchdog.cancel()
-        if "error" in answer:
-            raise self._failure(str(answer["error"]))
+        answer = self.ask({"cmd": "run", "n": count})
         try:
             seconds = np.asarray(answer["seconds"], np.float64)
         except (KeyError, TypeError, ValueError) as error:
@@ -66,6 +59,18 @@ class Process:
         if seconds.shape != (count,) or not (seconds > 0).all():
             raise self._failure(f"{count} runs asked, answered {str(answer)[:80]}")
         return seconds
+
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a question, both as plain data."""
+        watchdog = Timer(self._timeout, self._expire)
+        watchdog.start()
+        try:
+            answer = self._ask(json.dumps(dict(question)))
+        finally:
+            watchdog.cancel()
+        if "error" in answer:
+            raise self._failure(str(answer["error"]))
+        return answer
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):

@@ -39,20 +39,26 @@ def inputs() -> tuple[NDArray[Any], ...]:
 
 def serve(run: Callable[[], object]) -> None:
     """Answer the protocol until the input ends; an exception of `run` is answered as an error, then raised."""
+    answer(lambda question: {"seconds": [timed(run) for _ in range(question["n"])]})
+
+
+def answer(respond: Callable[[Any], dict[str, Any]]) -> None:
+    """Answer each line with what `respond` makes of it; an exception is answered as an error, then raised."""
     # what a runtime prints must not mix with the answers: they keep a copy of standard output, which becomes standard error
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
         os.dup2(2, 1)
         for line in sys.stdin:
             try:
-                answer: dict[str, Any] = {"seconds": [_timed(run) for _ in range(json.loads(line)["n"])]}
+                found = respond(json.loads(line))
             except Exception as error:
                 _say(channel, {"error": f"{type(error).__name__}: {error}"})
                 raise
-            _say(channel, answer)
+            _say(channel, found)
 
 
-def _timed(run: Callable[[], object]) -> float:
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of one call."""
     start = perf_counter()
     run()
     return perf_counter() - start

@@ -81,6 +81,61 @@ class Tunable(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel within a run.
+
+    Attributes:
+        name: the runtime's.
+        seconds: of each run.
+        inputs, outputs: the runtime's names of the values, where it has any.
+    """
+
+    name: str
+    seconds: tuple[float, ...]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+class Recorder(Protocol):
+    """A loaded payload whose runs are watched kernel by kernel."""
+
+    def run(self) -> None:
+        """Execute once."""
+        ...
+
+    def calls(self) -> tuple[Call, ...]:
+        """The calls of a run, in order; to be asked once, after the last run."""
+        ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A backend that can say which of a program's nodes are computed together, and watch its runtime compute them."""
+
+    def groups(self, program: Program, target: Target, sizes: Mapping[str, int]) -> tuple[tuple[tuple[str, ...], str], ...]:
+        """Names of nodes that are computed together, and a signature; neither compiled nor run.
+
+        Groups with equal signatures do the same work on memory of the same sizes, whatever the values of constants. A signature is
+        the kind of kernel, a colon and a digest.
+
+        Args:
+            sizes: of all dynamic dimensions.
+
+        Raises:
+            BackendError: the target's kernels cannot be told apart.
+        """
+        ...
+
+    def owners(self, program: Program, target: Target, calls: Sequence[Call]) -> tuple[tuple[int, ...], ...]:
+        """For each call the positions in `groups` of those that it computes, or parts of them; none for what the runtime does itself."""
+        ...
+
+    def recorder(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any], inputs: Sequence[NDArray[Any]]) -> Recorder:
+        """Open a payload as `Backend.load` does, to be run on `inputs`."""
+        ...
+
+
 @runtime_checkable
 class SparseStorage(Protocol):
     """A backend that can store weights as bitmasks and values, and expand them when a payload is opened."""
@@ -88,7 +143,7 @@ class SparseStorage(Protocol):
     def lower_sparse(self, program: Program, target: Target, folder: Path, sizes: Mapping[str, int] | None) -> Mapping[str, Any]:
         """As `Backend.lower`, or where there are sizes, which only a `Tunable` gets, as `lower_tuned`.
 
-        Tensors that take fewer bytes so go to a file of their own, which ``sparse`` in the details describes. The outputs stay the
+        Tensors that take fewer bytes so go to a file of their own, which ``apart`` in the details describes. The outputs stay the
         same bits.
         """
         ...

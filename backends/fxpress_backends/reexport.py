@@ -82,6 +82,14 @@ def is_size(node: fx.Node) -> bool:
     return node.target in SIZE_OPERATORS or (node.op == "call_function" and not isinstance(node.meta["val"], (Tensor, tuple, list)))
 
 
+def origin_of(node: fx.Node) -> str:
+    """The name, in a module that was exported, of the node that this one of the export came from."""
+    name, sources = node.name, node.meta.get("from_node")
+    while sources:
+        name, sources = sources[-1].name, sources[-1].from_node
+    return name
+
+
 def settle(module: fx.GraphModule) -> None:
     """Put a contiguous copy before each view.
 

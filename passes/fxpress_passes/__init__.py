@@ -28,6 +28,7 @@ from .normalize.decompose_unflatten import DecomposeUnflatten
 from .normalize.eliminate_dead_code import EliminateDeadCode
 from .normalize.fold_constants import FoldConstants
 from .normalize.fold_positions import FoldPositions
+from .normalize.remove_empty import RemoveEmpty
 from .normalize.remove_noops import RemoveNoops
 from .prune.prune_blocks import PruneBlocks
 from .prune.prune_channels import PruneChannels
@@ -41,12 +42,14 @@ from .quantize.place_quantizers import PlaceQuantizers
 from .quantize.quantize_dyadic import QuantizeDyadic
 from .quantize.separate_masks import SeparateMasks
 from .quantize.to_integer import ToInteger
+from .reconstruct.reconstruct import Reconstruct
 from .recover.correct_bias import CorrectBias
 from .recover.recover import Recover
 from .recover.reestimate_batch_norm import ReestimateBatchNorm
 
 PASSES: tuple[type[Pass], ...] = (
     RemoveNoops,
+    RemoveEmpty,
     FoldConstants,
     EliminateDeadCode,
     FoldPositions,
@@ -82,6 +85,7 @@ PASSES: tuple[type[Pass], ...] = (
     SeparateMasks,
     AllocateBits,
     PlaceQuantizers,
+    Reconstruct,
     CorrectBias,
     Compensate,
     ToInteger,
@@ -131,9 +135,11 @@ __all__ = [
     "PruneHeads",
     "PruneWidth",
     "QuantizeDyadic",
+    "Reconstruct",
     "Recover",
     "ReestimateBatchNorm",
     "Refused",
+    "RemoveEmpty",
     "RemoveNoops",
     "Rotate",
     "SeparateMasks",

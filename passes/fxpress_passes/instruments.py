@@ -12,7 +12,7 @@ from fxpress_ir.analysis.sparsity import stored_bytes
 from fxpress_ir.errors import CalibrationError, FxpressError, PassError
 from torch import Tensor
 
-from .contract import Difference, Lossy, Pass, Promise, Refused, difference
+from .contract import ANOTHER, Difference, Lossy, Pass, Promise, Refused, difference
 from .not_finite import first_not_finite
 
 
@@ -30,6 +30,7 @@ class Step:
         weight_bytes, macs: (before, after).
         stored_bytes: of the weights after the pass, each as it is or as bitmask and values, whichever is smaller.
         against_previous, against_input: how outputs moved on the first calibration batch; None without calibration.
+        held_to: what `against_input` is against: the input, or the result of a pass before that brings another function.
         promise_held: None where nothing was compared.
         refusals: nodes that the pass left alone, and why.
         notes: facts that the pass put down for the report.
@@ -46,6 +47,7 @@ class Step:
     stored_bytes: int = 0
     against_previous: Difference | None = None
     against_input: Difference | None = None
+    held_to: str = "the input"
     promise_held: bool | None = None
     refusals: tuple[Refused, ...] = field(default=())
     notes: tuple[object, ...] = field(default=())
@@ -97,6 +99,8 @@ class Size:
 class Compare:
     """Runs each new program on one batch, against the program before it and against the first, integer ends as real numbers.
 
+    What follows a pass that brings another function, such as an adapter's, is held to that one.
+
     Raises:
         PassError: an `Exact` or `Close` promise was broken, or the outputs have other shapes; a missed `Lossy` floor is
             noted, not raised.
@@ -106,6 +110,7 @@ class Compare:
     def __init__(self, batch: tuple[Tensor, ...], original: Program) -> None:
         self._batch = batch
         self._original = self._previous = run_on_reals(original, *batch)
+        self._held_to = Step.held_to
 
     def look(self, step: Step, done: Pass, before: Program, after: Program) -> None:
         if after is not before:
@@ -115,7 +120,9 @@ class Compare:
                 raise PassError(f"outputs have shapes {shapes}, had {expected} before", where=done.name, way_on=_FAULT)
             step.against_previous, self._previous = difference(self._previous, outputs), outputs
             step.promise_held = done.promise.held(step.against_previous)
-        step.against_input = difference(self._original, self._previous)
+        step.against_input, step.held_to = difference(self._original, self._previous), self._held_to
+        if after is not before and done.promise == ANOTHER:
+            self._original, self._held_to = self._previous, f"the result of {done.name}"
         if step.promise_held is False and not isinstance(done.promise, Lossy):
             found = step.against_previous
             assert found is not None

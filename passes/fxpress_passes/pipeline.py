@@ -36,10 +36,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """The program that came out, and the report."""
+    """The program that came out, the report, and the program whose function it has.
+
+    Attributes:
+        original: the input, or what the last pass gave that brings another function, such as an adapter's.
+    """
 
     program: Program
     report: Report
+    original: Program
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ class Pipeline:
                 original = current
             steps.append(step)
         quality = None if evaluate is None else (evaluate(partial(run_on_reals, program)), evaluate(partial(run_on_reals, current)))
-        return Result(current, Report(tuple(steps), quality))
+        return Result(current, Report(tuple(steps), quality), original)
 
     def schedule(self, stage: str) -> list[tuple[Pass, bool]]:
         """The passes as they will run from a program of `stage`, sums taken apart, what is needed put in (True)."""
@@ -178,7 +183,7 @@ _WORTH_TELLING = 0.95
 
 
 def _line(step: Step) -> str:
-    error = "" if step.against_input is None else f", {step.against_input.sqnr:.1f} dB against the input"
+    error = "" if step.against_input is None else f", {step.against_input.sqnr:.1f} dB against {step.held_to}"
     inserted = ", inserted" if step.inserted else ""
     before, after = (round(size / 1024) for size in step.weight_bytes)
     size = f"{before} -> {after} KiB" if before != after else f"{after} KiB"

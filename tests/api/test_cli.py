@@ -225,7 +225,7 @@ def test_kernels_are_tuned_for_this_machine_alone(here: Path) -> None:
 def test_weights_are_stored_sparse_and_what_measures_is_held_where_asked(here: Path) -> None:
     result = compressed("--recipe", "good.yaml", "--sparse", "--json")
     assert result.returncode == 0, result.stderr
-    assert fx.load("out/reference").manifest["details"]["sparse"] == {"tensors": {}}  # of so small a net none gets smaller
+    assert fx.load("out/reference").manifest["details"]["apart"] == {"tensors": {}}  # of so small a net none gets smaller
     refused(compressed("--recipe", "good.yaml", "--never-slower", "onnx:float"), "never-slower: no pass of the pipeline measures")
     refused(compressed("--recipe", "good.yaml", "--never-slower", "onnx:fast"), "unknown target 'onnx:fast'")
 

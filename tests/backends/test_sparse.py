@@ -1,4 +1,4 @@
-"""Bitmask and values: the same bits back, fewer bytes or none, a file that lies is an error; artifacts of every kind."""
+"""Weights without their zeros, or at fewer bits, apart: the same bits back, fewer bytes or none, a file that lies is an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import fxpress as fx
 import numpy as np
 import pytest
 import torch
-from fxpress_backends import conformance, sparse
+from fxpress_backends import apart, conformance
 from fxpress_backends import manifest as manifests
 from fxpress_backends.artifact import Artifact, load, lower
 from fxpress_ir import Program
@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 DTYPES = st.sampled_from(["float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64"])
@@ -36,43 +37,92 @@ def arrays(draw: st.DrawFn) -> NDArray[Any]:
 
 @given(found=st.dictionaries(st.text(max_size=5), arrays(), max_size=3))
 def test_arrays_come_back_bit_for_bit(found: dict[str, NDArray[Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("sparse")
-    record = json.loads(json.dumps(sparse.write(found, folder)))
-    again = sparse.read(folder, record)
-    assert again.keys() == found.keys()
-    for name, array in found.items():
-        assert (again[name].dtype, again[name].shape, again[name].tobytes()) == (array.dtype, array.shape, array.tobytes())
+    folder = tmp_path_factory.mktemp("apart")
+    for form in (apart.dense, apart.sparse):
+        stored = {name: one for name in found if (one := form(found[name])) is not None}
+        record = json.loads(json.dumps(apart.write(stored, folder)))
+        again = apart.read(folder, record)
+        assert list(again) == sorted(stored)
+        for name, array in again.items():
+            assert (array.dtype, array.shape, array.tobytes()) == (found[name].dtype, found[name].shape, found[name].tobytes())
+            assert record["tensors"][name] == {"bits": stored[name].width, "bytes": stored[name].size, "dense_bytes": array.nbytes}
 
 
 def test_only_what_gets_smaller_is_worthwhile(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    dense = generator.standard_normal((64, 64)).astype(np.float32)
-    half = np.where(generator.random((64, 64)) < 0.5, dense, np.float32(0))
+    values = generator.standard_normal((64, 64)).astype(np.float32)
+    half = np.where(generator.random((64, 64)) < 0.5, values, np.float32(0))
     offset = np.where(generator.random((64, 64)) < 0.5, generator.integers(0, 255, (64, 64)), 128).astype(np.uint8)
-    found = {"half": half, "dense": dense, "small": half[:4, :4], "offset": offset, "flags": np.zeros(9999, bool)}
-    assert list(sparse.worthwhile(found)) == ["half", "offset"]
-    record = sparse.write(sparse.worthwhile(found), tmp_path)
-    assert record["tensors"] == {"half": {"shape": [64, 64], "fill": 0}, "offset": {"shape": [64, 64], "fill": 128}}
+    found = {"half": half, "dense": values, "small": half[:4, :4], "offset": offset, "flags": np.zeros(9999, bool)}
+    assert apart.worthwhile(found, is_sparse=False) == {}
+    stored = apart.worthwhile(found, is_sparse=True)
+    record = apart.write(stored, tmp_path)
     counted = measured({"half": torch.from_numpy(half)})["half"].sparse_bytes
     kept = 64 * 64 // 8 + int((offset != 128).sum())
-    headers = (tmp_path / sparse.FILE).stat().st_size - counted - kept
-    assert 0 < headers < 2 * sparse.MARGIN
+    assert record["tensors"] == {
+        "half": {"bits": 32, "bytes": counted, "dense_bytes": 4 * 64 * 64},
+        "offset": {"bits": 8, "bytes": kept, "dense_bytes": 64 * 64},
+    }
+    headers = (tmp_path / apart.FILE).stat().st_size - counted - kept
+    assert 0 < headers < 2 * apart.MARGIN
 
 
-@pytest.mark.parametrize("change", [{"shape": [65, 64]}, {"shape": [8, 8]}, {"shape": "much"}, {"fill": -1}, {"fill": 2**40}, {"more": 1}])
-def test_a_record_that_does_not_fit_is_an_error(change: dict[str, Any], tmp_path: Path) -> None:
-    record = sparse.write({"w": np.eye(64, dtype=np.float32)}, tmp_path)
-    record["tensors"]["w"] |= change
-    with pytest.raises(ArtifactError, match="its sparse weights are malformed; lower the program again"):
-        sparse.read(tmp_path, record)
+def _saved(folder: Path, **changed: NDArray[Any]) -> dict[str, Any]:
+    """A file of a weight without its zeros and one of 4 bits, some of its arrays others; the record of the right one."""
+    weight = np.random.default_rng(0).integers(-8, 8, (64, 64)).astype(np.int8)
+    stored = {"packed": apart.dense(weight), "sparse": apart.sparse(np.eye(64, dtype=np.float32))}
+    record = apart.write({name: one for name, one in stored.items() if one is not None}, folder)
+    save_file({**load_file(folder / apart.FILE), **{name.replace("_", ":"): array for name, array in changed.items()}}, folder / apart.FILE)
+    return record
+
+
+def _form(*fields: int) -> NDArray[np.int64]:
+    return np.array(fields, np.int64)
+
+
+RIGHT = {"packed": (0, 8, 8, 4, -8, 0, 64, 64), "sparse": (2, 32, 32, 0, 0, 0, 64, 64)}
+MALFORMED = {
+    "a larger shape": {"form_packed": _form(0, 8, 8, 4, -8, 0, 65, 64)},
+    "a smaller shape": {"form_sparse": _form(2, 32, 32, 0, 0, 0, 8, 8)},
+    "a shape below 0": {"form_packed": _form(0, 8, 8, 4, -8, 0, -64, -64)},
+    "no bits": {"form_packed": _form(0, 8, 8, 9, -8, 0, 64, 64)},
+    "no unit": {"form_packed": _form(0, 8, 0, 4, -8, 0, 64, 64)},
+    "no kind": {"form_packed": _form(3, 8, 8, 4, -8, 0, 64, 64)},
+    "no type": {"form_packed": _form(0, 24, 8, 4, -8, 0, 64, 64)},
+    "a least value that is none": {"form_packed": _form(0, 8, 8, 4, -129, 0, 64, 64)},
+    "a fill that is none": {"form_sparse": _form(2, 32, 32, 0, 0, 2**40, 64, 64)},
+    "a fill below 0": {"form_sparse": _form(2, 32, 32, 0, 0, -1, 64, 64)},
+    "half a form": {"form_packed": _form(0, 8, 8)},
+    "a form of another type": {"form_packed": np.array(RIGHT["packed"], np.int32)},
+    "a stream of another length": {"values_packed": np.zeros(64 * 32 + 1, np.uint8)},
+    "a stream of another type": {"values_packed": np.zeros(64 * 32, np.int8)},
+    "too few values": {"values_sparse": np.ones(63, np.float32)},
+    "values of another type": {"values_sparse": np.ones(64, np.int32)},
+    "another mask": {"mask_sparse": np.zeros(64 * 8, np.uint8)},
+    "half a mask": {"mask_sparse": np.zeros(64 * 4, np.uint8)},
+    "one more": {"form_more": _form(*RIGHT["packed"]), "values_more": np.zeros(64 * 32, np.uint8)},
+}
+
+
+def test_the_right_file_is_read(tmp_path: Path) -> None:
+    found = apart.read(tmp_path, _saved(tmp_path, **{f"form_{name}": _form(*form) for name, form in RIGHT.items()}))
+    assert {name: array.dtype.name for name, array in found.items()} == {"packed": "int8", "sparse": "float32"}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_file_is_an_error(case: str, tmp_path: Path) -> None:
+    record = _saved(tmp_path, **MALFORMED[case])
+    with pytest.raises(ArtifactError, match=r"its weights in weights\.safetensors are malformed; lower the program again") as caught:
+        apart.read(tmp_path, record)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_none_is_an_error(tmp_path: Path) -> None:
-    record = sparse.write({"w": np.eye(64, dtype=np.float32)}, tmp_path)
-    (tmp_path / sparse.FILE).write_bytes(b"no safetensors")
-    for wrong in (record, {**record, "file": "other"}, {"tensors": record["tensors"]}):
-        with pytest.raises(ArtifactError, match="its sparse weights are malformed"):
-            sparse.read(tmp_path, wrong)
+    record = _saved(tmp_path)
+    (tmp_path / apart.FILE).write_bytes(b"no safetensors")
+    for wrong in (record, {**record, "file": "other"}, {"tensors": record["tensors"]}, {**record, "tensors": 1}):
+        with pytest.raises(ArtifactError, match=r"its weights in weights\.safetensors are malformed"):
+            apart.read(tmp_path, wrong)
 
 
 def _net() -> Program:
@@ -102,12 +152,12 @@ def programs() -> dict[str, Program]:
 def test_an_artifact_is_smaller_and_gives_the_same_bits(target: str, programs: dict[str, Program], tmp_path: Path) -> None:
     program = programs["float" if target == "onnx:float" else "integer"]
     dense, small = (lower(program, target, tmp_path / name, sparse=name == "small") for name in ("dense", "small"))
-    record = small.manifest["details"]["sparse"]
+    record = small.manifest["details"]["apart"]
     assert len(record["tensors"]) >= 2  # of the inner layers; TVM's kernels pad the last one's outputs with zeros
-    assert (small.folder / sparse.FILE).exists()
-    assert "sparse" not in dense.manifest["details"]
+    assert (small.folder / apart.FILE).exists()
+    assert "apart" not in dense.manifest["details"]
     weights = sum(one.dense_bytes - one.sparse_bytes for one in measured(program.tensors).values())
-    assert dense.payload_size - small.payload_size >= weights - sparse.MARGIN * len(record["tensors"])
+    assert dense.payload_size - small.payload_size >= weights - apart.MARGIN * len(record["tensors"])
     for batch in (1, 3):
         x = np.random.default_rng(batch).standard_normal((batch, 3, 6, 6)).astype(np.float32)
         (one,), (other,) = dense.run(x), load(small.folder, threads=1).run(x)
@@ -119,14 +169,14 @@ def test_an_artifact_is_smaller_and_gives_the_same_bits(target: str, programs: d
 
 
 def _changed_files_are_seen(artifact: Artifact) -> None:
-    path = artifact.folder / sparse.FILE
+    path = artifact.folder / apart.FILE
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(ArtifactError, match=r"hash mismatch in 'sparse\.safetensors'"):
+    with pytest.raises(ArtifactError, match=r"hash mismatch in 'weights\.safetensors'"):
         load(artifact.folder)
     path.unlink()
-    with pytest.raises(ArtifactError, match=r"file 'sparse\.safetensors' is missing"):
+    with pytest.raises(ArtifactError, match=r"file 'weights\.safetensors' is missing"):
         load(artifact.folder)
 
 
@@ -136,8 +186,8 @@ def test_what_has_no_zeros_stays_dense(target: str, tmp_path: Path) -> None:
     program = fx.Pipeline.parse("quantize-dyadic{integer_only=true}").run(_net(), calibration=data).program
     dense, asked = (lower(program, target, tmp_path / name, sparse=name == "asked") for name in ("dense", "asked"))
     assert asked.payload_size == dense.payload_size
-    assert not (asked.folder / sparse.FILE).exists()
-    assert asked.manifest["details"]["sparse"] == {"tensors": {}}
+    assert not (asked.folder / apart.FILE).exists()
+    assert asked.manifest["details"]["apart"] == {"tensors": {}}
 
 
 def test_the_same_program_gives_the_same_bytes(programs: dict[str, Program], tmp_path: Path) -> None:

@@ -134,8 +134,8 @@ class ResidualNet(nn.Module):
 class SequenceNet(ResidualNet):
     """The residual net whose pixels are then tokens: a size-only sum, a roll, a root-mean-square norm, addmm, attention, a 1-d average.
 
-    Positions index what is there, and a fill hides keys besides those that numbers hide. One channel of the hidden layer is far wider
-    than the others, which lie between two of its steps.
+    Positions index what is there, keys follow an empty cache, and a fill hides some besides those that numbers hide. One channel of the
+    hidden layer is far wider than the others, which lie between two of its steps.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -164,8 +164,9 @@ class SequenceNet(ResidualNet):
         unit = self.gain * (tokens * torch.rsqrt(tokens.pow(2).mean(-1, keepdim=True) + 1e-6))
         mixed = torch.addmm(self.offset, unit.reshape(-1, 8), self.projection).reshape(-1, 16, 8)
         heads = mixed.unflatten(-1, (2, 4)).transpose(1, 2)
+        keys = torch.cat([torch.zeros(0), heads], 2)
         y = functional.scaled_dot_product_attention(
-            heads, heads, heads, attn_mask=self.positions + torch.zeros(16).masked_fill(self.hidden, -1e9)
+            heads, keys, heads, attn_mask=self.positions + torch.zeros(16).masked_fill(self.hidden, -1e9)
         )
         tokens = tokens + y.transpose(1, 2).flatten(2)
         tokens = tokens + functional.linear(functional.gelu(functional.linear(tokens, self.up, self.shift)), self.down)

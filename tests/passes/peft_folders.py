@@ -104,10 +104,11 @@ def peft_model(name: str, config: Any, *, seed: int = 0) -> Any:
     """An adapter on a copy of the base, in evaluation mode, every trained value moved: a fresh one is no change."""
     import peft
 
+    copied = copy.deepcopy(base(name))  # before the seed: making the base sets one of its own
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        model = peft.get_peft_model(copy.deepcopy(base(name)), config).eval()
+        model = peft.get_peft_model(copied, config).eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn_like(parameter)

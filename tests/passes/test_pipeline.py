@@ -28,7 +28,7 @@ from fxpress_passes import (
     RemoveNoops,
     ToInteger,
 )
-from fxpress_passes.contract import ANOTHER
+from fxpress_passes.contract import ANOTHER, difference
 from fxpress_passes.instruments import Step
 from fxpress_passes.parse import find
 from fxpress_passes.pipeline import Pipeline, Result
@@ -316,6 +316,13 @@ def test_what_brings_another_function_is_what_later_passes_recover_to() -> None:
             return program
 
     program = residual_program()
-    adapted = Pipeline([Look(), Adapt(), Look()]).run(program).program
+    result = Pipeline([Look(), Adapt(), Look()]).run(program, [sample(program, 4)])
     hashes = [one.hash for one in seen if one is not None]
-    assert hashes == [program.hash, program.hash, adapted.hash]
+    assert hashes == [program.hash, program.hash, result.program.hash]
+    assert result.original is result.program
+    first, adapt, last = result.report.steps
+    assert (first.held_to, adapt.held_to, last.held_to) == ("the input", "the input", "the result of adapt")
+    assert first.against_input == last.against_input == difference(program.run(*sample(program, 4)), program.run(*sample(program, 4)))
+    assert adapt.against_input == adapt.against_previous != last.against_input
+    assert "dB against the result of adapt" in str(result.report).splitlines()[-1]
+    assert Pipeline([Look()]).run(program).original is program

@@ -56,8 +56,10 @@ from fxpress_passes import (
     PruneHeads,
     PruneWidth,
     QuantizeDyadic,
+    Reconstruct,
     Recover,
     ReestimateBatchNorm,
+    RemoveEmpty,
     RemoveNoops,
     Rotate,
     SeparateMasks,
@@ -88,9 +90,19 @@ class SwapAdds(Pass):
 
 DECOMPOSED = (DecomposeIndex(), DecomposeUnflatten(), DecomposeRoll(), DecomposeAttention())
 WRITTEN_OUT = (FoldPositions(), ComposeLinear(), ComposeRmsNorm(), *DECOMPOSED)
-QUANTIZABLE = (RemoveNoops(), FoldConstants(), *WRITTEN_OUT, FoldBatchNorm(), DecomposePool1d(), ComposeMasks(), SeparateMasks())
+QUANTIZABLE = (
+    RemoveNoops(),
+    RemoveEmpty(),
+    FoldConstants(),
+    *WRITTEN_OUT,
+    FoldBatchNorm(),
+    DecomposePool1d(),
+    ComposeMasks(),
+    SeparateMasks(),
+)
 CASES: dict[type[Pass], tuple[Pass, ...]] = {
     RemoveNoops: (),
+    RemoveEmpty: (),
     FoldConstants: (),
     EliminateDeadCode: (),
     FoldPositions: (),
@@ -127,6 +139,7 @@ CASES: dict[type[Pass], tuple[Pass, ...]] = {
     ReestimateBatchNorm: (),
     Sparsify: (),
     Recover: (Sparsify(),),
+    Reconstruct: (*QUANTIZABLE, PlaceQuantizers()),
     CorrectBias: (*QUANTIZABLE, PlaceQuantizers()),
     Compensate: (Sparsify(),),
     ToInteger: (*QUANTIZABLE, PlaceQuantizers()),
@@ -151,6 +164,7 @@ MEASURING = (
     Sparsify,
     Factorize,
     ReestimateBatchNorm,
+    Reconstruct,
     CorrectBias,
     FoldFirstToken,
     Equalize,
@@ -161,7 +175,12 @@ MEASURING = (
 """Passes that always do something: they swap, they measure anew, or they remove a share of what is there."""
 
 
-SHORT: dict[type[Pass], Pass] = {FuseBlocks: FuseBlocks(steps=3), Recover: Recover(steps=10), AllocateBits: AllocateBits(rounds=0)}
+SHORT: dict[type[Pass], Pass] = {
+    FuseBlocks: FuseBlocks(steps=3),
+    Recover: Recover(steps=10),
+    AllocateBits: AllocateBits(rounds=0),
+    Reconstruct: Reconstruct(steps=5),
+}
 """Passes that search or train at length, for as long as it takes to hold them to their promises."""
 
 
@@ -290,7 +309,7 @@ def test_the_pairs_are_those_that_one_expects() -> None:
     anywhere = {
         *("prune-blocks", "fuse-blocks", "share-blocks", "prune-width", "prune-heads", "prune-channels"),
         *("factorize", "sparsify"),
-        "remove-noops",
+        *("remove-noops", "remove-empty"),
         "fold-constants",
         "fold-batch-norm",
         *fused,
@@ -318,15 +337,19 @@ def test_the_pairs_are_those_that_one_expects() -> None:
     normal |= {("power-of-two-factors", "rotate"), ("power-of-two-factors", "noisy-bias")}
     normal |= {("sparsify", "rotate"), *product({"to-integer", "quantize-dyadic"}, {"recover"})}
     placing = {*PLACING, "quantize-dyadic"}
-    late = {*placing, "to-integer", "correct-bias"}
+    late = {*placing, "to-integer", "reconstruct", "correct-bias"}
     sums = {pair for pair in product(placing, placing) if pair[0] != pair[1]}
     backwards = {*product({"to-integer"}, placing), ("quantize-dyadic", "to-integer")}
-    unquantized = set(product({*anywhere, "reestimate-batch-norm"}, {"to-integer", "correct-bias"}))
+    unquantized = set(product({*anywhere, "reestimate-batch-norm"}, {"to-integer", "reconstruct", "correct-bias"}))
     norms = {*product(late, {"reestimate-batch-norm"}), ("fold-batch-norm", "reestimate-batch-norm")}
-    biases = set(product({"to-integer", "quantize-dyadic"}, {"correct-bias", "compensate"})) | set(
-        product({"correct-bias", "compensate"}, placing)
+    biases = set(product({"to-integer", "quantize-dyadic"}, {"reconstruct", "correct-bias", "compensate"})) | set(
+        product({"reconstruct", "correct-bias", "compensate"}, placing)
     )
-    biases |= {("compensate", "correct-bias"), *product({"to-integer", "quantize-dyadic"}, {"fold-adapters"})}
+    biases |= {
+        ("compensate", "correct-bias"),
+        *product({"compensate", "correct-bias"}, {"reconstruct"}),
+        *product({"to-integer", "quantize-dyadic"}, {"fold-adapters"}),
+    }
     last, others = {"fuse-parallel-integer"}, {kind.name for kind in HELD} - {"fuse-parallel-integer", "eliminate-dead-code"}
     integers = {*product(last, others), *product(others - {"to-integer", "quantize-dyadic"}, last)}
     assert forbidden == {*product(late, anywhere), *sums, *backwards, *unquantized, *norms, *biases, *normal, *integers}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from fxpress_ir.errors import PipelineError
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .terminal import Json, bars, print_json
+from .within import Asked, compress_within, replayed, show, show_json, write_fronts
 
 if TYPE_CHECKING:
     from ..compress import Compressed
@@ -29,7 +31,10 @@ def compress(
     recipe: Annotated[Path | None, typer.Option(help="YAML recipe; the options below go before what it says.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Passes as text, in place of a recipe.")] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="An .npz file, a folder of images or package.module:factory, which is imported and run.")
+        str | None,
+        typer.Option(
+            help="An .npz file, a folder of images, package.module:factory, which is imported and run, or distilled: from batch norms."
+        ),
     ] = None,
     calibration_state: Annotated[
         Path | None,
@@ -53,9 +58,33 @@ def compress(
         ),
     ] = None,
     sparse: Annotated[bool, typer.Option(help="Store weights with many zeros as bitmasks and values: smaller files, no faster.")] = False,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="In place of a recipe: latency=0.77x or size=0.15x of the float model (timed as onnx:float; bytes of its weights), "
+            "latency=1.5ms, size=120kB; one each. Bits, ranks, channels and blocks are chosen, built and measured on the target."
+        ),
+    ] = None,
+    floor: Annotated[
+        list[str] | None, typer.Option(help="With --budget: accuracy=-0.5, the most that may be lost, in points of 100.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="In place of a recipe: the plan.json that --budget wrote; the same again without the search.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compress a model for every target; exit code 1 where bits differ or a floor of the recipe is missed."""
+    """Compress a model for every target; exit code 1 where bits differ, a budget breaks or a floor is missed."""
+    if budget or floor or plan is not None:
+        others = {
+            "--recipe": recipe,
+            "--pipeline": pipeline,
+            "--calibration-state": calibration_state,
+            "--dump": dump,
+            "--tune": tune,
+            "--never-slower": never_slower,
+            "--sparse": sparse or None,
+        }
+        _without_recipe(model, out, Asked(budget or [], floor or [], target or [], calibration, seed), plan, others, as_json)
     whole = _recipe(recipe, pipeline, calibration, target, seed)
     timed = None if tune is None else _sizes(tune)
     with bars(as_json) as progress:
@@ -80,6 +109,29 @@ def compress(
         print_json({**data, "report": str(done.report), "recipe": whole.text()})
     else:
         _show(done)
+    raise typer.Exit(0 if done.held else 1)
+
+
+def _without_recipe(model: str, out: Path, asked: Asked, plan: Path | None, others: Mapping[str, object], as_json: bool) -> NoReturn:
+    clash = next((name for name, value in others.items() if value is not None), None)
+    if plan is not None and (asked.budgets or asked.floors):
+        clash = "--plan"
+    if clash is not None:
+        beside = "--budget" if asked.budgets or asked.floors else "--plan"
+        raise PipelineError(f"{clash} beside {beside}", where="compress", way_on=f"{beside} has its own passes: leave one out")
+    with bars(as_json) as progress:
+        if plan is not None:
+            folder = replayed(model, out, asked, plan)
+        else:
+            done = compress_within(model, out, asked, progress)
+            written = write_fronts(done, out)
+    if plan is not None:
+        print_json({"folder": str(folder)}) if as_json else typer.echo(f"written: {folder}")
+        raise typer.Exit(0)
+    if as_json:
+        show_json(done)
+    else:
+        show(done, written)
     raise typer.Exit(0 if done.held else 1)
 
 

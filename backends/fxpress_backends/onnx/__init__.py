@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fxpress_ir import Program
+from numpy.typing import NDArray
 
-from ..contract import Refusal, Runner, Target
+from ..contract import Call, Recorder, Refusal, Runner, Target
 
 _TARGETS = (
     Target("onnx:float", "the float program as torch exports it", ("float",), "float", features=("onnxruntime",)),
@@ -53,12 +54,27 @@ class OnnxBackend:
         from .lower import lower
         from .sparse import make_sparse
 
-        return {**lower(program, target, folder), "sparse": make_sparse(folder)}
+        return {**lower(program, target, folder), "apart": make_sparse(folder)}
+
+    def groups(self, program: Program, target: Target, sizes: Mapping[str, int]) -> tuple[tuple[tuple[str, ...], str], ...]:
+        from .profile import groups
+
+        return groups(program, target, sizes)
+
+    def owners(self, program: Program, target: Target, calls: Sequence[Call]) -> tuple[tuple[int, ...], ...]:
+        from .profile import owners
+
+        return owners(program, target, calls)
+
+    def recorder(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any], inputs: Sequence[NDArray[Any]]) -> Recorder:
+        from .profile import OnnxRecorder
+
+        return OnnxRecorder(folder, manifest, options, inputs)
 
     def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
         from .run import load
 
-        return load(folder, str(manifest["target"]), options, manifest.get("details", {}).get("sparse"))
+        return load(folder, str(manifest["target"]), options, manifest.get("details", {}).get("apart"))
 
 
 ONNX = OnnxBackend()

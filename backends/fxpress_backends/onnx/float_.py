@@ -20,7 +20,8 @@ from fxpress_ir.errors import BackendError
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import fx
 
-from ..reexport import settle
+from ..reexport import origin_of, settle
+from .walk import ORIGIN
 
 OPSET = 20
 """What torch 2.13's exporter translates to without a version conversion of its own."""
@@ -84,9 +85,19 @@ def translated(
             raise BackendError(f"torch.onnx.export failed: {reason[:200]}", way_on="the full report is the cause") from error
     assert converted is not None
     model: ir.Model = converted.model
+    _remember(model.graph, exported.graph)
     ClearMetadataAndDocStringPass()(model)
     _store_once(model.graph)
     return model
+
+
+def _remember(graph: ir.Graph, exported: fx.Graph) -> None:
+    """Each node that stands for one of the module keeps that one's name, in memory alone: values are named after exported nodes."""
+    sources = {node.name: node for node in exported.nodes}
+    for node in graph:
+        source = next((sources[value.name] for value in node.outputs if value.name in sources), node.meta.get("node"))
+        if isinstance(source, fx.Node):
+            node.meta[ORIGIN] = origin_of(source)
 
 
 def _store_once(graph: ir.Graph) -> None:

@@ -20,7 +20,7 @@ from .float_ import export
 from .integer import F1
 from .islands import connect, export_islands, settle
 from .legalize import COMPUTED, refusals
-from .narrow import TWO_BITS
+from .narrow import TWO_BITS, record
 from .qlinear import F2
 from .scan import scan
 from .walk import Flavour, Walk
@@ -92,7 +92,9 @@ def lower(program: Program, target: Target, folder: Path) -> Mapping[str, Any]:
         if any(node.target in COMPUTED for node in program.graph.nodes):
             model.metadata_props[COMPUTED_PRODUCTS] = "u8 x s8"
         model.metadata_props["fxpress.scales"] = json.dumps(border_scales(program), sort_keys=True)
-    details = {"opset": model.graph.opset_imports[""], "nodes": model.graph.num_nodes()}
+    details: dict[str, Any] = {"opset": model.graph.opset_imports[""], "nodes": model.graph.num_nodes()}
+    if narrow := record(model):
+        details["packed"] = narrow
     written = write(model, folder)
     if flavour is not F1:
         return details

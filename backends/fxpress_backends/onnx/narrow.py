@@ -1,5 +1,7 @@
 """A weight whose values fit 4 or 2 bits is stored in them and cast when the file is loaded, where ONNX Runtime folds the cast.
 
+ONNX has no other types below 8 bits: 3 bits take 4; 5, 6 and 7 take 8.
+
 Pairs of products of u8 by such weights stay below 2**15: on processors whose 16-bit sums saturate they are exact as they are.
 """
 
@@ -28,6 +30,17 @@ def width(weight: NDArray[np.int8], least: int = 2) -> int:
         return 8
     low, high = int(weight.min()), int(weight.max())
     return next((bits for bits in (2, 4) if bits >= least and -(1 << (bits - 1)) <= low and high < 1 << (bits - 1)), 8)
+
+
+def record(model: ir.Model) -> dict[str, dict[str, int]]:
+    """What is stored so: bits of an element, bytes of the initialiser and those that it would take at 8 bits."""
+    narrow = {value.name: value.const_value for value in model.graph.initializers.values()}
+    kinds = {**dict.fromkeys((ir.DataType.INT4, ir.DataType.UINT4), 4), **dict.fromkeys(TWO_BITS, 2)}
+    return {
+        str(name): {"bits": kinds[tensor.dtype], "bytes": -(-tensor.size * kinds[tensor.dtype] // 8), "dense_bytes": tensor.size}
+        for name, tensor in sorted(narrow.items(), key=lambda item: str(item[0]))
+        if tensor is not None and tensor.dtype in kinds
+    }
 
 
 def _least(walk: Walk) -> int:

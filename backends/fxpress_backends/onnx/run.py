@@ -21,6 +21,7 @@ from .scan import UNFUSED
 from .sparse import initialisers
 
 _OPTIONS = ("providers", "threads")
+OPTIMISED = "optimised.onnx"
 _ELSEWHERE = "use target reference or a tvm target"
 PRECISE = {"session.x64quantprecision": "1"}
 """ONNX Runtime's own switch from u8 x s8 to u8 x u8 kernels on x86 processors whose 16-bit sums saturate."""
@@ -49,17 +50,20 @@ class Session:
             raise BackendError(f"ONNX Runtime failed: {str(error)[:200]}", way_on="the full report is the cause") from error
 
 
-def load(folder: Path, target: str, options: Mapping[str, Any], apart: Mapping[str, Any] | None = None) -> Session:
+def load(
+    folder: Path, target: str, options: Mapping[str, Any], apart: Mapping[str, Any] | None = None, *, profiled: Path | None = None
+) -> Session:
     """Open ``model.onnx`` in `folder`.
 
     Args:
         target: the target it was lowered for; where integer kernels run, the self-test of this process comes first.
         options: ``threads`` (of one operator) and ``providers`` (ONNX Runtime's; default the CPU).
-        apart: the record of initialisers that are stored as bitmasks and values.
+        apart: the record of initialisers that are stored apart.
+        profiled: a folder, as of `open_session`.
 
     Raises:
         BackendError: an unknown option or provider, a file that cannot be opened, or a processor whose integer kernels are not exact.
-        ArtifactError: sparse initialisers are malformed.
+        ArtifactError: initialisers that are stored apart are malformed.
     """
     unknown = sorted(options.keys() - set(_OPTIONS))
     if unknown:
@@ -69,7 +73,7 @@ def load(folder: Path, target: str, options: Mapping[str, Any], apart: Mapping[s
     _check_available(providers)
     given = initialisers(folder, apart) if apart else {}
     try:
-        session = open_session(str(folder / FILE), entries, options.get("threads"), providers, given)
+        session = open_session(str(folder / FILE), entries, options.get("threads"), providers, given, profiled)
     except Exception as error:  # its exceptions derive from Exception only
         raise BackendError(f"ONNX Runtime cannot open it: {str(error)[:200]}", where=str(FILE), way_on="lower the program again") from error
     if COMPUTED_PRODUCTS in session.get_modelmeta().custom_metadata_map and not computed_products_are_exact():
@@ -92,10 +96,18 @@ def open_session(
     threads: int | None = None,
     providers: Sequence[Any] = (),
     given: Mapping[str, Any] | None = None,
+    profiled: Path | None = None,
 ) -> Any:
-    """A session from a path or from bytes, with configuration entries, and the values of initialisers that the model leaves out."""
+    """A session from a path or from bytes, with configuration entries, and the values of initialisers that the model leaves out.
+
+    With `profiled`, a folder, every kernel's time is recorded into a file of it, and the optimised graph is written to `OPTIMISED` there.
+    """
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
+    if profiled is not None:
+        settings.enable_profiling, settings.profile_file_prefix = True, str(profiled / "profile")
+        settings.optimized_model_filepath = str(profiled / OPTIMISED)
+        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
     if threads is not None:
         settings.intra_op_num_threads = threads
     if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):

@@ -1,4 +1,4 @@
-"""model.onnx ==> the same, its sparse initialisers as bitmasks and values in a file beside it, given to ONNX Runtime at load."""
+"""model.onnx ==> the same, its initialisers that get smaller so in a file beside it (`apart`), given to ONNX Runtime at load."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 import onnx
 import onnxruntime
 from fxpress_ir.errors import BackendError
-from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from .. import sparse
+from .. import apart
 from .lower import FILE, INLINE_LIMIT
 
 _PLAIN = frozenset(
@@ -36,15 +35,15 @@ def make_sparse(folder: Path) -> dict[str, Any]:
     if any(one.data_location == TensorProto.EXTERNAL for one in model.graph.initializer):
         what = f"its weights take more than {INLINE_LIMIT >> 30} GiB and have a file of their own"
         raise BackendError(what, where="onnx", way_on="lower it without sparse storage")
-    chosen = sparse.worthwhile({one.name: numpy_helper.to_array(one) for one in dense})
+    chosen = apart.worthwhile({one.name: numpy_helper.to_array(one) for one in dense}, is_sparse=True)
     if not chosen:
         return {"tensors": {}}
-    record = sparse.write(chosen, folder)
+    record = apart.write(chosen, folder)
     for one in dense:
         if one.name in chosen:
             _leave_out(one)
     small = model.SerializeToString(deterministic=True)
-    beside = folder / sparse.FILE
+    beside = folder / apart.FILE
     if len(small) + beside.stat().st_size >= before:
         beside.unlink()
         return {"tensors": {}}
@@ -58,10 +57,9 @@ def _leave_out(tensor: Any) -> None:
     for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
         tensor.ClearField(field)
     tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=sparse.FILE)
+    tensor.external_data.add(key="location", value=apart.FILE)
 
 
 def initialisers(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """ONNX Runtime's values of what is stored so, by name."""
-    found: Mapping[str, NDArray[Any]] = sparse.read(folder, record) if record["tensors"] else {}
-    return {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in found.items()}
+    return {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in apart.read(folder, record).items()}

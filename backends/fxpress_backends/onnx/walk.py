@@ -45,6 +45,9 @@ STORAGE = {
 """How a value is held inside the graph: the element type and its zero point. s8 is u8 with 128 added (fast kernels on x86);
 s16 is int32, because ONNX Runtime lacks half of the operators for int16."""
 
+ORIGIN = "fxpress.origin"
+"""Where a node of the growing graph remembers, in memory alone, the name of the program's node that it is for."""
+
 
 def zero_point(node: fx.Node) -> int:
     """What the graph adds to the node's value when it holds it."""
@@ -98,7 +101,9 @@ class Walk:
         name = self.unique(f"{self._scope}/{op_type}")
         output = ir.val(name)
         metadata = {f"fxpress.{key}": str(value) for key, value in (facts or {}).items()}
-        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name, metadata_props=metadata))
+        node = ir.node(op_type, inputs, attributes, outputs=[output], name=name, metadata_props=metadata)
+        node.meta[ORIGIN] = self._scope
+        self.nodes.append(node)
         return output
 
     def array(self, node: fx.Node) -> NDArray[Any]:

@@ -32,7 +32,7 @@ class _Reference:
         return lower.write(program, folder, is_sparse=True)
 
     def load(self, folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Runner:
-        return run.load(folder, options, manifest.get("details", {}).get("sparse"))
+        return run.load(folder, options, manifest.get("details", {}).get("apart"))
 
 
 REFERENCE: Backend = _Reference()

@@ -11,7 +11,7 @@ from fxpress_ir import Program
 from fxpress_ir.portable import graph_data, tensor_data
 from safetensors.numpy import save_file
 
-from .. import sparse
+from .. import apart
 from .run import GRAPH, TENSORS
 
 
@@ -21,8 +21,8 @@ def write(program: Program, folder: Path, *, is_sparse: bool = False) -> dict[st
     (folder / GRAPH).write_text(json.dumps(graph, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     tensors, details = tensor_data(program), {"operators": dict(Counter(node["operator"] for node in graph["nodes"]))}
     if is_sparse:
-        apart = sparse.worthwhile(tensors)
-        details["sparse"] = sparse.write(apart, folder) if apart else {"tensors": {}}
-        tensors = {name: array for name, array in tensors.items() if name not in apart}
+        stored = apart.worthwhile(tensors, is_sparse=True)
+        details["apart"] = apart.write(stored, folder)
+        tensors = {name: array for name, array in tensors.items() if name not in stored}
     save_file(tensors, folder / TENSORS)
     return details

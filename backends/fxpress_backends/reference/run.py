@@ -15,7 +15,7 @@ from fxpress_ir.errors import ArtifactError, BackendError
 from fxpress_ir.portable import FORMAT, graph_data, tensor_data
 from safetensors.numpy import load_file
 
-from .. import sparse
+from .. import apart
 from ..contract import Arrays
 from .kernels import KERNELS, Array
 
@@ -93,16 +93,16 @@ def _read(argument: Any) -> Iterator[str]:
         yield argument["node"]
 
 
-def load(folder: Path, options: Mapping[str, Any], apart: Mapping[str, Any] | None = None) -> Interpreter:
+def load(folder: Path, options: Mapping[str, Any], stored: Mapping[str, Any] | None = None) -> Interpreter:
     """Open a payload.
 
     Args:
         options: ``observe``, a callback; ``threads`` is accepted because every runtime takes it, and changes nothing:
             NumPy's BLAS takes its threads from ``OMP_NUM_THREADS`` when the process starts, and bits do not depend on them.
-        apart: the record of tensors that are stored as bitmasks and values.
+        stored: the record of tensors that are stored apart.
 
     Raises:
-        ArtifactError: the graph has another format; sparse tensors are malformed.
+        ArtifactError: the graph has another format; tensors that are stored apart are malformed.
         BackendError: an unknown option.
     """
     unknown = sorted(options.keys() - {"observe", "threads"})
@@ -111,5 +111,5 @@ def load(folder: Path, options: Mapping[str, Any], apart: Mapping[str, Any] | No
     graph = json.loads((folder / GRAPH).read_text(encoding="utf-8"))
     if graph.get("format") != FORMAT:
         raise ArtifactError(f"graph format {graph.get('format')!r}, expected {FORMAT}", where=GRAPH, way_on="lower the program again")
-    tensors = {**load_file(folder / TENSORS), **(sparse.read(folder, apart) if apart and apart["tensors"] else {})}
+    tensors = {**load_file(folder / TENSORS), **(apart.read(folder, stored) if stored else {})}
     return Interpreter(graph, tensors, options.get("observe"))

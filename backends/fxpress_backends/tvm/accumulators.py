@@ -14,12 +14,15 @@ from torch import fx
 
 from . import pack
 from .columns import columns, covered, spans
-from .dots import dot_products, packed, paired, unreadable
+from .dots import computed_products, dot_products, packed, paired
 from .draft import Draft
+from .nibbles import NIBBLE_REGISTERS, SHIFT, fits, nibbles_of_words, pays
 from .nodes import addition_of, epilogue_of
 from .physical import Buffer
 from .tile import (
+    COLUMNS,
     LOOP_COLUMNS,
+    LOOP_ROWS,
     MATRIX_ROWS,
     MMA_DEPTH,
     MMA_ROWS,
@@ -86,12 +89,12 @@ def _covered(*nodes: fx.Node | None) -> list[fx.Node]:
 
 
 def _bias(draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, result: Buffer, kernel: str) -> Constants:
-    """The bias with the zero point of what the kernel multiplies folded in: sdot and dp4a take 128 off what has no sign.
+    """The bias with the zero point of what the kernel multiplies folded in: sdot, smull and dp4a take 128 off what has no sign.
 
     A bias that leaves 32 bits wraps, as the sums after it do, back to an accumulator that fits.
     """
     bias = arguments(node)["bias"]
-    zero = -128 if kernel.endswith(("_sdot", "_dp4a")) and source.dtype == "uint8" else source.zero
+    zero = -128 if kernel.endswith(("_sdot", "_smull", "_dp4a")) and source.dtype == "uint8" else source.zero
     folded = pack.folded_bias(weight, None if bias is None else draft.constant(bias), zero)
     return {"bias": pack.spread(folded, result.channels).astype(np.int32)}
 
@@ -123,12 +126,15 @@ def _kernel(draft: Draft, node: fx.Node, weight: NDArray[Any], source: Buffer, r
     """The kernel of a convolution, its packed weights, its settings beside the window, and why it is no faster one."""
     groups, sizes, (height, width) = arguments(node)["groups"], window(node), result.pixels
     outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    dots = dot_products(draft, source)
+    dots = dot_products(draft, source, weight)
     slow, depthwise = dots.refusal, groups > 1 and inputs == outputs == 1
-    if not slow and depthwise and dots.name == "vnni":
-        rows, columns = column_tile(height, width, sizes["kernel"], sizes["stride"], sizes["dilation"])
-        columns_of = pack.weights_by_column(weight, result.channels, rows, sizes["stride"][0], sizes["dilation"][0])
-        return "conv2d_depthwise", columns_of, {"tile": [rows, columns]}, "tiles would be zeros but for one input" if draft.tiles else ""
+    if not slow and depthwise and dots.name in COLUMNS:
+        kind = COLUMNS[dots.name]
+        tile_of = column_tile(height, width, sizes["kernel"], sizes["stride"], sizes["dilation"], kind)
+        by_column = pack.weights_by_column(weight, result.channels, tile_of[0], sizes["stride"][0], sizes["dilation"][0], kind.size)
+        in_place = by_column.astype(np.int16) if dots.name == "avx2" else by_column
+        why = "tiles would be zeros but for one input" if draft.tiles else ""
+        return "conv2d_depthwise" if dots.name == "vnni" else f"conv2d_depthwise_{dots.name}", in_place, {"tile": list(tile_of)}, why
     merged = pack.merging(groups, inputs, outputs)
     if not slow and not depthwise and merged <= pack.LANES:
         dense = merged == groups
@@ -158,9 +164,9 @@ def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     weight = draft.constant(arguments(node)["weight"])
     tables, settings = epilogue(draft, requantize, draft.interval(node), result.channels)
     settings |= floats_are_exact(draft, requantize, draft.interval(node))
-    dots, word_order = dot_products(draft, source), (weight[..., None, None], result.channels, source.channels)
+    dots, word_order = dot_products(draft, source, weight), (weight[..., None, None], result.channels, source.channels)
     in_order: NDArray[Any]
-    slow = dots.refusal
+    slow, raised = dots.refusal, 0
     if not slow:
         words = pack.weights_by_word(*word_order)
         tiled, small = linear_tiles(source, result)
@@ -171,6 +177,10 @@ def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
             dots = paired(draft, dots, result, source.channels)
             kernel, in_order, slow = f"linear_{dots.name}", packed(dots, words, source), small if draft.tiles else dots.why
             settings["tile"] = list(matrix_tile(result.channels // pack.LANES, dots.registers))
+            wanted = pays(source, result) if draft.nibbles is None else draft.nibbles
+            if wanted and dots.name == "vnni" and fits(weight, _bias(draft, node, weight, source, result, kernel)["bias"]):
+                kernel, in_order, raised = "linear_nibbles", nibbles_of_words(words), SHIFT
+                settings["tile"] = list(matrix_tile(result.channels // pack.LANES, NIBBLE_REGISTERS))
         if draft.tensor_cores:
             rows = prod(size if isinstance(size, int) else MMA_ROWS for size in result.outer)
             warp = warp_tile(rows, result.channels) if source.channels // pack.WORD % MMA_DEPTH == 0 else None
@@ -183,8 +193,9 @@ def _linear(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
     else:
         kernel = "linear_loops"
         in_order = pack.weights_by_lane(*word_order[:2])
-    nodes, constants = _covered(node, requantize), {"weight": in_order, **_bias(draft, node, weight, source, result, kernel), **tables}
-    draft.emit(kernel, [source], result, nodes, settings, constants, slow)
+        settings |= {} if draft.words_of_threads else {"tile": [LOOP_ROWS, 1]}
+    bias = _bias(draft, node, weight, source, result, kernel)["bias"] << raised
+    draft.emit(kernel, [source], result, _covered(node, requantize), settings, {"weight": in_order, "bias": bias, **tables}, slow)
 
 
 def _sum_pool2d(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
@@ -203,13 +214,15 @@ def _multiply(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
 
 
 def _matmul(draft: Draft, node: fx.Node, requantize: fx.Node | None) -> None:
-    """Rows as in a linear; dot products take y as s8, which is u8 with 128 added in memory."""
+    """Rows as in a linear; dot products of bytes take y as s8, which may be u8 with 128 added in memory."""
     named, result = arguments(node), draft.rows_like(draft.stored(requantize or node))
     tables, settings = epilogue(draft, requantize, draft.interval(node), pack.columns(result))
     x, y = (draft.in_rows(named[operand]) for operand in ("x", "y"))
-    slow = unreadable(draft, x) or ("" if y.zero else "its second operand has no sign")
-    kernel, why = ("matmul_loops", slow) if slow else ("matmul_vnni", "tiles take fixed weights" if draft.tiles else "")
-    draft.emit(kernel, [x, y], result, _covered(node, requantize), {**settings, "tile": MATRIX_ROWS}, tables, why)
+    kind, slow = computed_products(draft, x, y)
+    count = result.outer[-1]
+    rows = 1 if draft.words_of_threads else min(MATRIX_ROWS[kind], count if isinstance(count, int) else MATRIX_ROWS[kind])
+    why = slow or ("tiles take fixed weights" if draft.tiles else "")
+    draft.emit(f"matmul_{kind}", [x, y], result, _covered(node, requantize), {**settings, "tile": rows}, tables, why)
 
 
 _ACCUMULATING: dict[Any, Callable[[Draft, fx.Node, fx.Node | None], None]] = {

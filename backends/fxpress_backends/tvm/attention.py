@@ -11,14 +11,16 @@ from fxpress_ir.ops import KEPT_BITS, LEAST_SCORE, RECIPROCAL_TABLE, Interval, a
 from torch import fx
 
 from .accumulators import Constants, emulation
+from .dots import computed_products
 from .draft import Draft
 from .heads import joined, split
 from .pack import WORD
 from .physical import Buffer
 from .tiles import ROWS, too_small
 
-_TILES = {"attention_amx": ROWS, "attention_vnni": 12, "attention_loops": 4, "attention_threads": 1}
-"""Queries that share a load of keys or of values: dot products need as many sums as hide their latency, loops four registers a sum."""
+_TILES = {"amx": ROWS, "vnni": 12, "avx2": 6, "sdot": 5, "usdot": 6, "loops": 4, "threads": 1}
+"""Queries that share a load of keys or of values: dot products need as many sums as hide their latency; a sum takes two of AVX2's 16
+registers, four of NEON's 32 (where exponentials are kept less 128, those of all values beside them), and four in loops."""
 _MANY_TASKS = 16
 _MANY_QUERIES = 48
 """Fewer queries are not worth packing keys and values another time."""
@@ -48,34 +50,28 @@ def attention(draft: Draft, node: fx.Node) -> None:
         "unseen": named["unseen"] if "mask" in present else "zero",
         "kept": KEPT_BITS,
         "tile": _TILES[kernel],
-        "parts": _queries(heads[0].buffer) if kernel == "attention_threads" else _parts(heads[0].buffer),
+        "parts": _queries(heads[0].buffer) if kernel == "threads" else _parts(heads[0].buffer),
         "heads": [operand.setting for operand in (*heads, result)],
-        **(emulation(draft) if kernel == "attention_amx" else {}),
+        **({} if kernel in ("loops", "threads") else {"lookup": draft.lookup}),
+        **(emulation(draft) if kernel == "amx" else {}),
     }
     moves = [step for operand in heads for step in operand.nodes]
 
     tables: Constants = {"table": draft.constant(named["table"]).astype(np.uint8), "seeds": np.array(RECIPROCAL_TABLE, np.int32)}
     covered = [*draft.uncovered(moves, node), *nodes[1:]]
-    draft.emit(kernel, operands, result.held, covered, settings, tables, why, owner=node)
+    draft.emit(f"attention_{kernel}", operands, result.held, covered, settings, tables, why, owner=node)
 
 
 def _kernel(draft: Draft, queries: Buffer, keys: Buffer) -> tuple[str, str]:
-    """The kernel's name, and why it is no faster one."""
+    """What the kernel is called after ``attention_``, and why it is no faster one."""
     if draft.words_of_threads:
-        return "attention_threads", ""
-    slow = _slow(draft, keys)
-    if slow or not draft.tiles:
-        return ("attention_loops", slow) if slow else ("attention_vnni", "")
+        return "threads", ""
+    kind, slow = computed_products(draft, queries, keys)
+    if kind != "vnni" or not draft.tiles:
+        return kind, slow
     count, depth = queries.outer[-1], keys.logical_channels
     small = too_small(count if isinstance(count, int) else ROWS, -(-depth // WORD))
-    return ("attention_vnni", small) if small else ("attention_amx", "")
-
-
-def _slow(draft: Draft, keys: Buffer) -> str:
-    """Why dot products and byte permutes cannot do it; nothing where they can."""
-    if not (draft.dot_products and draft.byte_permutes):
-        return f"the target has no AVX512-{'VBMI' if draft.dot_products else 'VNNI'}"
-    return "" if keys.zero else "its keys have no sign"
+    return ("vnni", small) if small else ("amx", "")
 
 
 def _rescaling(x: Interval, b: int, c: int, qmin: int, qmax: int) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .pack import LANES
+from .alternatives import Alternatives, prefetches, tiles
 from .physical import FUNCTION, RESULT, Group, Plan
-from .tile import AVX2_REGISTERS, REGISTERS, image_tiles, matrix_tiles
 
 AHEAD = 0.97
 """Of the first alternative's time: what another has to stay below to take its place."""
@@ -41,46 +40,17 @@ class Part:
 
 
 def _tile(group: Group) -> str:
-    tile = group.attributes.get("tile")
-    return f" {'x'.join(map(str, tile))}" if isinstance(tile, (list, tuple)) else ""
+    tile, ahead = group.attributes.get("tile"), group.attributes.get("prefetch")
+    sizes = f" {'x'.join(map(str, tile))}" if isinstance(tile, (list, tuple)) else ""
+    return sizes + ("" if ahead is None else " prefetch {}+{}".format(*ahead))
 
 
-def parts(plan: Plan) -> Iterator[tuple[Group, tuple[Part, ...]]]:
+def parts(plan: Plan, alternatives: Alternatives = tiles) -> Iterator[tuple[Group, tuple[Part, ...]]]:
     """Each group that has alternatives within its plan, with all of them, its own first."""
     for group in plan.groups:
-        if group.kernel in _TILES:
-            others = [replace(group, attributes={**group.attributes, "tile": tile}) for tile in _TILES[group.kernel](plan, group)]
-            yield group, tuple(Part(plan, (other,)) for other in others)
-
-
-def _image_tiles(plan: Plan, group: Group) -> list[list[int]]:
-    output = plan.buffers[group.output]
-    channels = group.attributes.get("group_outputs", output.channels)
-    found = [list(tile) for tile in image_tiles(*output.pixels, channels // LANES, _registers(plan, group))]
-    return _own_first(group, found)
-
-
-def _matrix_tiles(plan: Plan, group: Group) -> list[list[int]]:
-    found = matrix_tiles(plan.buffers[group.output].channels // LANES, _registers(plan, group))
-    return _own_first(group, [list(tile) for tile in found])
-
-
-def _registers(plan: Plan, group: Group) -> int:
-    return AVX2_REGISTERS[plan.buffers[group.inputs[0]].dtype] if group.kernel.endswith("_avx2") else REGISTERS
-
-
-def _own_first(group: Group, found: list[list[int]]) -> list[list[int]]:
-    own = list(group.attributes["tile"])
-    return [own, *(tile for tile in found if tile != own)]
-
-
-_TILES: Mapping[str, Callable[[Plan, Group], list[list[int]]]] = {
-    "conv2d_avx2": _image_tiles,
-    "conv2d_vnni": _image_tiles,
-    "linear_avx2": _matrix_tiles,
-    "linear_vnni": _matrix_tiles,
-    "linear_pairs": _matrix_tiles,
-}
+        found = alternatives(plan, group)
+        if found:
+            yield group, tuple(Part(plan, (other,)) for other in found)
 
 
 def matched(plan: Plan, other: Plan) -> dict[int, tuple[int, tuple[Part, Part]]]:
@@ -151,10 +121,11 @@ Times = Callable[[Sequence[Part]], Mapping[str, float]]
 def chosen(plan: Plan, others: Sequence[Plan], times: Times) -> tuple[Plan, tuple[Choice, ...]]:
     """The fastest plan and the table; a tie stays with `plan`.
 
-    Tiles are chosen within each plan first, so that parts of different plans meet at their best.
+    Tiles, and then prefetches, are chosen within each plan first, so that parts of different plans meet at their best.
     """
     table: list[Choice] = []
-    plans = [_with_best_tiles(each, times, table if each is plan else []) for each in (plan, *others)]
+    plans = [_with_the_best(each, tiles, times, table if each is plan else []) for each in (plan, *others)]
+    plans = [_with_the_best(each, prefetches, times, table if place == 0 else []) for place, each in enumerate(plans)]
     best = plans[0]
     for other in plans[1:]:
         best = _with_best_parts(best, other, times, table)
@@ -170,10 +141,10 @@ def _best(alternatives: Sequence[Part], found: Mapping[str, float], table: list[
     return place
 
 
-def _with_best_tiles(plan: Plan, times: Times, table: list[Choice]) -> Plan:
-    several = [(group, alternatives) for group, alternatives in parts(plan) if len(alternatives) > 1]
-    found = times([part for _, alternatives in several for part in alternatives])
-    best = {id(group): alternatives[_best(alternatives, found, table)].groups[0] for group, alternatives in several}
+def _with_the_best(plan: Plan, alternatives: Alternatives, times: Times, table: list[Choice]) -> Plan:
+    several = [(group, some) for group, some in parts(plan, alternatives) if len(some) > 1]
+    found = times([part for _, some in several for part in some])
+    best = {id(group): some[_best(some, found, table)].groups[0] for group, some in several}
     return replace(plan, groups=tuple(best.get(id(group), group) for group in plan.groups))
 
 

@@ -16,6 +16,7 @@ from fxpress_backends.contract import Target
 from .cross import AARCH64, DOTPROD, EXTENSIONS, I8MM, MACHINES
 
 AVX2 = "x86-64-v3"
+AVX512 = "x86-64-v4"
 VNNI = "avx512-vnni"
 VBMI = "avx512-vbmi"
 AMX = "amx-int8"
@@ -28,13 +29,13 @@ LEVELS = {
     # x86-64 psABI, table 3.1, in the names of Linux
     "x86-64-v2": "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3",
     AVX2: "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave",
-    "x86-64-v4": "avx512bw avx512cd avx512dq avx512f avx512vl",
+    AVX512: "avx512bw avx512cd avx512dq avx512f avx512vl",
     VNNI: "avx512_vnni",
     VBMI: "avx512vbmi",
     AMX: "amx_tile amx_int8",
 }
 """What each level adds to the one before it."""
-TESTED = frozenset({AVX2, VNNI, VBMI, AMX})
+TESTED = frozenset({AVX2, AVX512, VNNI, VBMI, AMX})
 """Levels that kernels call by instruction, and that are held to a self-test before they are used."""
 _ATTRIBUTES = {VNNI: "+avx512vnni", VBMI: "+avx512vbmi", AMX: "+amx-int8"}
 """LLVM's names for what is no part of a numbered level."""
@@ -97,7 +98,12 @@ def native(offered: tuple[str, ...]) -> Target:
         return Target("tvm:native", "this CPU, AMX tiles", _STAGES, storage=_SHIFTED, features=offered)
     if VNNI in offered:
         return Target("tvm:native", "this CPU, AVX512-VNNI dot products", _STAGES, storage=_SHIFTED, features=offered)
-    signed = {AVX2: "AVX2 products of 16-bit pairs", I8MM: "products of 2x8 bytes", DOTPROD: "dot products of s8"}
+    signed = {
+        AVX2: "AVX2 products of 16-bit pairs",
+        I8MM: "products of 2x8 bytes",
+        DOTPROD: "dot products of s8",
+        AARCH64: "widening products of NEON",
+    }
     kernels = next((kind for feature, kind in signed.items() if feature in offered), "plain loops")
     return Target("tvm:native", f"this CPU, {kernels}", _STAGES, features=offered)
 

@@ -59,7 +59,7 @@ def cards(offered: tuple[str, ...]) -> tuple[Target, ...]:
         return Target(name, description, ("integer",), features=features, runs_here=set(features) <= set(offered))
 
     return (
-        card("tvm:aarch64", "any 64-bit Arm Linux, plain loops", AARCH64),
+        card("tvm:aarch64", "any 64-bit Arm Linux, widening products of NEON", AARCH64),
         card("tvm:aarch64-dotprod", "64-bit Arm Linux from ARMv8.2 on, dot products of s8", AARCH64, DOTPROD),
         card("tvm:aarch64-i8mm", "64-bit Arm Linux with i8mm (ARMv8.6), products of 2x8 by 8x2 bytes", AARCH64, DOTPROD, I8MM),
         card("tvm:riscv64", "any RV64GC Linux, plain loops; builds and links, was never run", RISCV64),

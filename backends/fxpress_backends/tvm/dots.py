@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from . import pack
 from .draft import Draft
 from .physical import Buffer
-from .tile import AVX2_REGISTERS, NEON_REGISTERS, REGISTERS, THREAD_REGISTERS
+from .tile import AVX2_REGISTERS, NEON_REGISTERS, REGISTERS, THREAD_REGISTERS, WIDENING_REGISTERS
 
 _TWO = 2
 """Positions that a product of matrices takes at a time."""
 _WIDE = "dot products take bytes, its input has 16 bits"
+_NO_SIGN = "its second operand has no sign"
+_LEAST = "with a weight of -128 two products may not fit 16 bits"
+_BYTES = ("int8", "uint8")
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,30 @@ def unreadable(draft: Draft, source: Buffer) -> str:
     return "" if source.dtype == "uint8" else _WIDE
 
 
-def dot_products(draft: Draft, source: Buffer) -> Dots:
-    """The target's for this source; `paired` says whether a layer can have more."""
-    wide = "" if source.dtype in ("int8", "uint8") else _WIDE
+def computed_products(draft: Draft, left: Buffer, right: Buffer) -> tuple[str, str]:
+    """What multiplies two computed matrices, as kernels are called after ``matmul_``, and why it is no faster kind."""
+    if draft.signed_dot_products:
+        if left.dtype not in _BYTES or right.dtype not in _BYTES:
+            return "loops", _WIDE
+        signed = "usdot" if draft.matrix_products else "sdot"
+        return (signed, "") if right.dtype == "int8" else ("loops", _NO_SIGN)
+    if draft.widening_products:
+        return "loops", "the target has no dot products"
+    if draft.products_of_pairs:
+        return ("avx2", "") if {left.dtype, right.dtype} <= set(_BYTES) else ("loops", _WIDE)
+    slow = unreadable(draft, left) or ("" if right.zero else _NO_SIGN)
+    return ("loops", slow) if slow else ("vnni", "")
+
+
+def dot_products(draft: Draft, source: Buffer, weight: NDArray[Any]) -> Dots:
+    """The target's for this source and these weights; `paired` says whether a layer can have more."""
+    wide = "" if source.dtype in _BYTES else _WIDE
     if draft.words_of_threads:
         return Dots("dp4a", THREAD_REGISTERS, wide)
     if draft.signed_dot_products:
         return Dots("sdot", NEON_REGISTERS, wide)
+    if draft.widening_products:
+        return Dots("smull", WIDENING_REGISTERS, wide or (_LEAST if weight.min() == -128 else ""))
     if draft.products_of_pairs:
         readable = source.dtype in AVX2_REGISTERS
         return Dots("avx2", AVX2_REGISTERS.get(source.dtype, 0), "" if readable else f"products of pairs take no {source.dtype}")
@@ -87,4 +107,6 @@ def packed(dots: Dots, words: NDArray[np.int8], source: Buffer) -> NDArray[Any]:
         return words.view(np.int32)
     if dots.name == "avx2":
         return (pack.pairs_of_words if source.dtype == "int16" else pack.halves_of_words)(words)
+    if dots.name == "smull":
+        return pack.twos_of_words(words)
     return pack.eights_of_words(words) if dots.name == "mmla" else words

@@ -16,8 +16,8 @@ from torch import fx
 from fxpress_backends.contract import Target
 from fxpress_backends.reexport import is_size
 
-from .cpu import AMX, AVX2, EMULATED_AMX, VBMI, VNNI
-from .cross import DOTPROD, I8MM
+from .cpu import AMX, AVX2, AVX512, EMULATED_AMX, VBMI, VNNI
+from .cross import AARCH64, DOTPROD, I8MM
 from .cuda import CUDA, EMULATED, has_tensor_cores
 from .gather import Gather, separated, taken, whole
 from .islands import Island
@@ -28,22 +28,26 @@ from .physical import FUNCTION, RESULT, Buffer, Group, Plan
 from .steps import in_place, steps_of
 
 _fxp = torch.ops.fxp
+_LOOKUPS = {VBMI: "vpermi2b", AVX512: "pshufb-512", AVX2: "pshufb-256", AARCH64: "tbl"}
+"""The best of what a target has to look bytes up in registers (`kernels.lookup`), by its feature."""
 
 
 class Draft(Layout):
     """Buffers, groups and constants so far; `plan` freezes them."""
 
-    def __init__(self, program: Program, target: Target, *, fuses_additions: bool = True) -> None:
+    def __init__(self, program: Program, target: Target, *, fuses_additions: bool = True, nibbles: bool | None = None) -> None:
         super().__init__(program, target)
         self.fuses_additions = fuses_additions
+        self.nibbles = nibbles
         self.dot_products = VNNI in target.features
         self.products_of_pairs = AVX2 in target.features and not self.dot_products
         self.signed_dot_products = DOTPROD in target.features
+        self.widening_products = AARCH64 in target.features and not self.signed_dot_products
         self.matrix_products = I8MM in target.features
         self.words_of_threads = CUDA in target.features or EMULATED in target.features
         self.tensor_cores = has_tensor_cores(target)
         self.emulated_threads = EMULATED in target.features
-        self.byte_permutes = VBMI in target.features
+        self.lookup = next((name for feature, name in _LOOKUPS.items() if feature in target.features), "")
         self.emulated_tiles = EMULATED_AMX in target.features
         self.tiles = AMX in target.features or self.emulated_tiles
         self.intervals = integer_ranges(program.graph, program.tensors).intervals

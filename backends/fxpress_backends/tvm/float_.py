@@ -19,7 +19,7 @@ from tvm.relax.backend.cpu_generic.pipeline import dataflow_lower_passes
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from fxpress_backends.contract import Refusal
-from fxpress_backends.reexport import Part, settle, symbolic_dimensions
+from fxpress_backends.reexport import Part, origin_of, settle, symbolic_dimensions
 
 from .decompose import decomposed
 
@@ -103,17 +103,9 @@ def _exported(part: Part) -> ExportedProgram:
 
 def _check_known(exported: ExportedProgram, importer: ExportedProgramImporter) -> None:
     calls = [node for node in exported.graph.nodes if node.op == "call_function"]
-    unknown = {_origin(node): node.target for node in calls if node.target.__name__ not in importer.convert_map}
+    unknown = {origin_of(node): node.target for node in calls if node.target.__name__ not in importer.convert_map}
     if unknown:
         raise RefusedError(*(Refusal(name, f"TVM's importer has no {target}", _WAY_ON) for name, target in unknown.items()))
-
-
-def _origin(node: fx.Node) -> str:
-    """The name, in the part, of the node that this one came from."""
-    name, sources = node.name, node.meta.get("from_node")
-    while sources:
-        name, sources = sources[-1].name, sources[-1].from_node
-    return name
 
 
 @contextmanager
@@ -157,7 +149,7 @@ def _located(convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node], Any]:
         try:
             return convert(node)
         except Exception as error:  # assertions, type errors and TVM's own
-            raise RefusedError(Refusal(_origin(node), f"TVM's importer fails on {node.target}: {_reason(error)}", _WAY_ON)) from error
+            raise RefusedError(Refusal(origin_of(node), f"TVM's importer fails on {node.target}: {_reason(error)}", _WAY_ON)) from error
 
     return converted
 

@@ -12,10 +12,11 @@ from typing import Any
 import tvm
 from fxpress_ir import Program
 from fxpress_ir.errors import BackendError
+from numpy.typing import NDArray
 from tvm import relax, tirx
 from tvm.support import cc
 
-from fxpress_backends import sparse
+from fxpress_backends import apart
 from fxpress_backends.contract import Target
 
 from .check import check
@@ -32,12 +33,12 @@ from .sizes import dimensions, value
 from .tune import tuned
 
 
-def module_of(plan: Plan, islands: Any = None, apart: Sequence[str] = ()) -> Any:
+def module_of(plan: Plan, islands: Any = None, given: Sequence[str] = ()) -> Any:
     """The Relax module: ``main`` takes the plain inputs and returns the tuple of plain outputs.
 
     Args:
         islands: a module of the functions that the plan calls, to which the rest is added.
-        apart: constants that the library does not hold: ``main`` takes them after the inputs.
+        given: constants that the library does not hold: ``main`` takes them after the inputs.
     """
     names = sorted(set(dimensions([buffer.sizes for buffer in plan.buffers.values()])))
     symbols = {name: tirx.Var(name, "int64") for name in names}
@@ -47,12 +48,12 @@ def module_of(plan: Plan, islands: Any = None, apart: Sequence[str] = ()) -> Any
 
     builder = relax.BlockBuilder(islands)
     inputs = [relax.Var(f"x{number}", type_of(plan.buffers[name])) for number, name in enumerate(plan.inputs)]
-    constants = {name: relax.const(tvm.runtime.tensor(array)) for name, array in plan.constants.items() if name not in apart}
-    for number, name in enumerate(apart):
+    constants = {name: relax.const(tvm.runtime.tensor(array)) for name, array in plan.constants.items() if name not in given}
+    for number, name in enumerate(given):
         array = plan.constants[name]
         constants[name] = relax.Var(f"w{number}", relax.TensorType(array.shape, str(array.dtype)))
     values = {**constants, **dict(zip(plan.inputs, inputs, strict=True))}
-    with builder.function(ENTRY, [*inputs, *(constants[name] for name in apart)]):
+    with builder.function(ENTRY, [*inputs, *(constants[name] for name in given)]):
         for group in plan.groups:
             read = [values[name] for name in group.inputs]
             if group.kernel == "view":
@@ -110,7 +111,13 @@ _UNCHECKED = "linked for another kind of machine, not opened here: no bits were 
 
 
 def write(
-    program: Program, target: Target, folder: Path, tune: Mapping[str, int] | None = None, *, is_sparse: bool = False
+    program: Program,
+    target: Target,
+    folder: Path,
+    tune: Mapping[str, int] | None = None,
+    *,
+    is_sparse: bool = False,
+    nibbles: bool | None = None,
 ) -> Mapping[str, Any]:
     """Compile a program into ``folder/model-<hash of its bytes>.so``; returns the manifest's details.
 
@@ -120,7 +127,10 @@ def write(
     With `tune`, sizes of dynamic dimensions, the kernels are those that are fastest there when timed now (`tuned`); the bytes are
     then no function of the program alone.
 
-    With `is_sparse`, constants that are smaller so are written as bitmasks and values beside the library, for `run.load` to expand.
+    Constants that `apart` makes smaller are written beside the library, for `run.load` to expand: those of few bits, and with `is_sparse`
+    those with zeros.
+
+    `nibbles` is as `plan` takes it; tuning decides for itself. ``packed`` in the details lists weights that stay at 4 bits.
 
     A library for another kind of machine, or a CPU that offers more, is linked, not opened; ``unchecked`` in the details says so.
 
@@ -132,13 +142,13 @@ def write(
     opens = target.runs_here and gpu is None
     settings, parts = llvm_target(target), float_parts(program)
     compiled_for = tvm.target.Target(settings) if gpu is None else compiler_target(gpu, settings)
-    planned, record = (None if program.stage == "float" else plan(program, target)), None
+    planned, record = (None if program.stage == "float" else plan(program, target, nibbles=nibbles)), None
     if tune is not None:
         planned, record = tuned(program, target, tune)
-    apart = sparse.worthwhile(planned.constants) if is_sparse and planned is not None else {}
+    stored = apart.worthwhile(_read(planned), is_sparse=is_sparse) if planned is not None else {}
     with blamed_on(parts), tvm.transform.PassContext(disabled_pass=_KEPT_WHOLE):
         module = kernels({name: imported(part) for name, part in parts.items()}, compiled_for) if parts else None
-        module = module if planned is None else module_of(planned, module, tuple(apart))
+        module = module if planned is None else module_of(planned, module, tuple(stored))
         executable = relax.build(module, compiled_for, relax_pipeline=tvm.transform.Sequential(list(_LOWERING)))
     with tempfile.TemporaryDirectory(dir=folder) as workshop:
         linked = Path(workshop) / "model.so"
@@ -154,11 +164,25 @@ def write(
     details = {"library": library, "llvm_target": settings, "features": list(target.features), "groups": calls}
     if record is not None:
         details["tuned"] = record
-    if is_sparse:
-        details["sparse"] = sparse.write(apart, folder) if apart else {"tensors": {}}
+    if is_sparse or stored:
+        details["apart"] = apart.write(stored, folder)
+    if planned is not None and (narrow := _narrow(planned)):
+        details["packed"] = narrow
     if gpu is not None:
         details |= _write_cubin(source_of(executable), gpu, folder)
     return details if opens else {**details, "unchecked": _UNCHECKED}
+
+
+def _read(plan: Plan) -> Mapping[str, NDArray[Any]]:
+    """The constants that groups read, or that are given back as they are."""
+    names = {*plan.outputs, *(name for group in plan.groups for name in (*group.inputs, *group.constants))}
+    return {name: array for name, array in plan.constants.items() if name in names}
+
+
+def _narrow(plan: Plan) -> dict[str, dict[str, int]]:
+    """Weights that the library holds at 4 bits."""
+    names = [group.constants[0] for group in plan.groups if group.kernel == "linear_nibbles"]
+    return {name: {"bits": 4, "bytes": plan.constants[name].nbytes, "dense_bytes": 2 * plan.constants[name].nbytes} for name in names}
 
 
 def _write_cubin(source: str, gpu: str, folder: Path) -> Mapping[str, Any]:

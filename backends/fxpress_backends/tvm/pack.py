@@ -23,6 +23,13 @@ EIGHT = 8
 """The same of Arm's products of matrices."""
 BYTES = LANES * WORD
 """Bytes of a vector."""
+LINE = 64
+"""Bytes of a line of cache."""
+
+
+def line_starts(elements: int, dtype: str) -> range:
+    """The first element of each line of cache that a run of elements fills."""
+    return range(0, elements, LINE // np.dtype(dtype).itemsize)
 
 
 def columns(buffer: Buffer) -> int:
@@ -68,6 +75,12 @@ def halves_of_words(words: NDArray[np.int8]) -> NDArray[np.int16]:
     return np.ascontiguousarray(split.reshape(words.shape).astype(np.int16))
 
 
+def twos_of_words(words: NDArray[np.int8]) -> NDArray[np.int8]:
+    """[oc / 16, words, 64] ==> the same bytes: 16 lanes of channels 0 and 1 of each word, then 16 lanes of 2 and 3."""
+    split = words.reshape(len(words), -1, LANES, WORD // PAIR, PAIR).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(split.reshape(words.shape))
+
+
 def eights_of_words(words: NDArray[np.int8]) -> NDArray[np.int8]:
     """[oc / 16, words, 64] ==> [oc / 16, words / 2, 128]: 16 lanes of 8 input channels."""
     split = words.reshape(len(words), -1, EIGHT // WORD, LANES, WORD).transpose(0, 1, 3, 2, 4)
@@ -102,32 +115,32 @@ def block_diagonal(weight: NDArray[Any], groups: int, merged: int) -> NDArray[An
     return blocks.reshape(outputs, merged * inputs, *window)
 
 
-def column_words(rows: int, kernel: int, stride: int, dilation: int) -> dict[tuple[int, int], list[int | None]]:
-    """Which kernel row each of four input rows meets: by output row of a tile, and number of the four from the tile's first input row on.
+def column_words(rows: int, kernel: int, stride: int, dilation: int, size: int) -> dict[tuple[int, int], list[int | None]]:
+    """Which kernel row each of `size` input rows meets: by output row of a tile, and number of the word from its first input row on.
 
-    Fours that meet no row of the kernel are left out.
+    Words that meet no row of the kernel are left out.
     """
-    fours = range(-(-((rows - 1) * stride + (kernel - 1) * dilation + 1) // WORD))
+    numbers = range(-(-((rows - 1) * stride + (kernel - 1) * dilation + 1) // size))
     words = {}
-    for row, four in product(range(rows), fours):
-        offsets = [WORD * four + byte - row * stride for byte in range(WORD)]
+    for row, number in product(range(rows), numbers):
+        offsets = [size * number + place - row * stride for place in range(size)]
         met = [offset // dilation if offset % dilation == 0 and 0 <= offset // dilation < kernel else None for offset in offsets]
-        if met != [None] * WORD:
-            words[row, four] = met
+        if met != [None] * size:
+            words[row, number] = met
     return words
 
 
-def weights_by_column(weight: NDArray[Any], channels: int, rows: int, stride: int, dilation: int) -> NDArray[np.int8]:
-    """[c, 1, kh, kw] ==> [c / 16, words * kw, 64]: 16 lanes of a channel's weights for each of `column_words`, column by column."""
+def weights_by_column(weight: NDArray[Any], channels: int, rows: int, stride: int, dilation: int, size: int) -> NDArray[np.int8]:
+    """[c, 1, kh, kw] ==> [c / 16, words * kw, 16 * size]: 16 lanes of a channel's weights for each of `column_words`, column by column."""
     count, _, height, width = weight.shape
-    words = column_words(rows, height, stride, dilation).values()
-    filled = np.zeros((channels, len(words), width, WORD), np.int8)
+    words = column_words(rows, height, stride, dilation, size).values()
+    filled = np.zeros((channels, len(words), width, size), np.int8)
     for (number, word), column in product(enumerate(words), range(width)):
-        for byte, row in enumerate(word):
+        for place, row in enumerate(word):
             if row is not None:
-                filled[:count, number, column, byte] = weight[:, 0, row, column]
-    blocks = filled.reshape(-1, LANES, len(words) * width, WORD).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(blocks.reshape(channels // LANES, -1, BYTES))
+                filled[:count, number, column, place] = weight[:, 0, row, column]
+    blocks = filled.reshape(-1, LANES, len(words) * width, size).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(blocks.reshape(channels // LANES, -1, LANES * size))
 
 
 def tables_by_byte(table: NDArray[Any], rows: int, source: Buffer, result: Buffer) -> NDArray[Any]:

@@ -16,13 +16,14 @@ from .physical import Plan
 from .rules import RULES
 
 
-def plan(program: Program, target: Target, *, fuses_additions: bool = True) -> Plan:
+def plan(program: Program, target: Target, *, fuses_additions: bool = True, nibbles: bool | None = None) -> Plan:
     """The physical plan of a program that `legalize` has nothing against; a function of its arguments alone.
 
     Args:
         fuses_additions: an addition runs in the registers of the convolution that it alone reads.
+        nibbles: weights of 4 bits are split in registers wherever a kernel can, or nowhere; where it should pay if it is None.
     """
-    draft = Draft(program, target, fuses_additions=fuses_additions)
+    draft = Draft(program, target, fuses_additions=fuses_additions, nibbles=nibbles)
     for step in steps(program):
         if isinstance(step, Island):
             draft.call(step)

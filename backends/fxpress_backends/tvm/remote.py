@@ -21,7 +21,7 @@ from fxpress_backends.conformance import compared, vectors
 from . import tracker
 from .islands import ENTRY
 from .remote_machine import described
-from .run import POOL_SIZE
+from .run import POOL_SIZE, weights
 
 _T = TypeVar("_T")
 
@@ -66,19 +66,17 @@ class Remote:
                 self._answer(lambda: self._session.get_function("CloseRPCConnection")())
 
     def open(self, name: str, artifact: Artifact, inputs: Sequence[NDArray[Any]]) -> Timed:
-        """Upload an artifact's library, run its conformance vectors there, and set the inputs that are timed.
+        """Upload an artifact's library and weights, run its conformance vectors there, and set the inputs that are timed.
 
         Args:
             name: of the contender, for errors.
 
         Raises:
             BenchError: it is for another machine, does not load, or computes other outputs than the reference.
-            ArtifactError: its conformance record is malformed.
+            ArtifactError: its conformance record, or the file of weights beside its library, is malformed.
         """
         where, details = f"contender {name!r}", artifact.manifest["details"]
         self._machine.check(details["features"], where)
-        if details.get("sparse", {}).get("tensors"):
-            raise BenchError("its library holds no weights, they are stored as bitmasks and values", where=where, way_on="lower it dense")
         library = artifact.folder / Path(details["library"]).name
         self._opened += 1
         uploaded = f"{self._opened}-{library.name}"  # the system's loader takes two libraries of one path for the same
@@ -87,7 +85,8 @@ class Remote:
             self._session.upload(str(library), uploaded)
             return relax.VirtualMachine(self._session.load_module(uploaded), self._session.cpu())
 
-        timed = Timed(self._answer(opened, where), self._session.cpu(), lambda call: self._answer(call, where))
+        apart = weights(artifact.folder, artifact.manifest)
+        timed = Timed(self._answer(opened, where), self._session.cpu(), lambda call: self._answer(call, where), apart)
         given, wanted, rtol = vectors(artifact.folder, artifact.manifest)
         timed.take(given)
         found = timed.outputs()
@@ -140,14 +139,20 @@ class Timed:
         machine: its virtual machine.
         device: the remote one.
         answer: calls within the time allowed.
+        apart: weights that the library does not hold; they are sent once.
     """
 
-    def __init__(self, machine: Any, device: Any, answer: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, machine: Any, device: Any, answer: Callable[[Callable[[], Any]], Any], apart: Sequence[NDArray[Any]] = ()) -> None:
         self._machine, self._device, self._answer = machine, device, answer
+        self._apart = self._answer(lambda: [tvm.runtime.tensor(array, device) for array in apart])
 
     def take(self, inputs: Sequence[NDArray[Any]]) -> None:
         """Send the inputs; later runs read them where they are."""
-        self._answer(lambda: self._machine.set_input(ENTRY, *(tvm.runtime.tensor(value, self._device) for value in inputs)))
+
+        def sent() -> None:
+            self._machine.set_input(ENTRY, *(tvm.runtime.tensor(value, self._device) for value in inputs), *self._apart)
+
+        self._answer(sent)
 
     def outputs(self) -> tuple[NDArray[Any], ...]:
         """Run once and fetch what comes out."""

@@ -78,10 +78,12 @@ def _lut(draft: Draft, node: fx.Node) -> None:
         draft.emit("lut", [source.held], result, nodes, {"axis": axis, **settings}, {"table": packed}, why, owner=node)
         return
     line = pack.line(result) if source.run is None else result.channels
-    kernel = "lut_permute" if draft.byte_permutes and line >= pack.BYTES else "lut"
-    why = "" if kernel == "lut_permute" else f"{line} bytes in a row" if draft.byte_permutes else "the target has no AVX512-VBMI"
     packed = pack.tables_by_byte(table, 1, source.held, result)
-    draft.emit(kernel, [source.held], result, nodes, settings, {"table": packed}, why, owner=node)
+    if draft.lookup and line >= pack.BYTES:
+        draft.emit("lut_permute", [source.held], result, nodes, {**settings, "lookup": draft.lookup}, {"table": packed}, owner=node)
+    else:
+        why = f"{line} bytes in a row" if draft.lookup else "the target permutes no bytes"
+        draft.emit("lut", [source.held], result, nodes, settings, {"table": packed}, why, owner=node)
 
 
 def _lut16(draft: Draft, node: fx.Node) -> None:

@@ -4,9 +4,10 @@
 //
 // LIBRARY is the artifact's model-*.so; TENSORS is a safetensors file of inputs, named input.0, input.1, ... (what follows
 // after a second point is for people), and of expected outputs, if any, named output.0, ...: an artifact's
-// conformance.safetensors is one. RESULTS, where given, is written as such a file. The variable TVM_NUM_THREADS says how many
-// threads run each kernel. Exit code 0: it ran, and every expected output has the same bytes; 1: one differs; 2: one line says
-// what could not be read or run.
+// conformance.safetensors is one. RESULTS, where given, is written as such a file. Weights that the library does not hold are
+// read from the artifact's weights.safetensors, which has to lie beside it. The variable TVM_NUM_THREADS says how many threads run
+// each kernel. Exit code 0: it ran, and every expected output has the same bytes; 1: one differs; 2: one line says what could not
+// be read or run.
 
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
@@ -42,6 +43,7 @@ const size_t kAlignment = 64;  // of what TVM's kernels read and write
 const std::map<std::string, DLDataType> kTypes = {
     {"BOOL", {kDLBool, 8, 1}}, {"I8", {kDLInt, 8, 1}},   {"U8", {kDLUInt, 8, 1}},     {"I16", {kDLInt, 16, 1}},
     {"I32", {kDLInt, 32, 1}},  {"I64", {kDLInt, 64, 1}}, {"F32", {kDLFloat, 32, 1}}, {"F64", {kDLFloat, 64, 1}},
+    {"U16", {kDLUInt, 16, 1}}, {"U32", {kDLUInt, 32, 1}}, {"U64", {kDLUInt, 64, 1}}, {"F16", {kDLFloat, 16, 1}},
 };
 
 struct Memory {
@@ -160,7 +162,7 @@ ffi::Tensor Read(const std::string& name, const Entry& entry, const std::string&
   return tensor;
 }
 
-std::map<std::string, ffi::Tensor> ReadFile(const std::string& path) {
+std::map<std::string, ffi::Tensor> ReadFile(const std::string& path, bool comments) {
   std::ifstream file(path, std::ios::binary);
   std::string content((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (!file || content.size() < 8) throw std::runtime_error("cannot be read as a safetensors file");
@@ -170,7 +172,7 @@ std::map<std::string, ffi::Tensor> ReadFile(const std::string& path) {
   std::string header = content.substr(8, length), data = content.substr(8 + length);
   std::map<std::string, ffi::Tensor> tensors;
   for (const auto& [name, entry] : Header(header).Read()) {
-    std::string plain = name.substr(0, name.find('.', name.find('.') + 1));
+    std::string plain = comments ? name.substr(0, name.find('.', name.find('.') + 1)) : name;
     if (!tensors.emplace(plain, Read(name, entry, data)).second) throw std::runtime_error("more than one " + plain);
   }
   return tensors;
@@ -210,13 +212,75 @@ void WriteFile(const std::string& path, const ffi::Array<ffi::Tensor>& results) 
   if (!file) throw std::runtime_error("cannot be written");
 }
 
+// One array of weights.safetensors, whose form, values and mask fxpress_backends/apart.py describes.
+ffi::Tensor Expanded(const ffi::Tensor& form, const ffi::Tensor& values, const ffi::Tensor* mask) {
+  const int64_t fields = form.shape().size() == 1 ? form.shape()[0] : 0;
+  const int64_t* field = reinterpret_cast<const int64_t*>(Bytes(form));
+  if (TypeOf(form) != "I64" || fields < 6 || field[0] < 0 || field[0] > 2) throw std::runtime_error("no form");
+  const int64_t bits = field[1], unit = field[2], width = field[3], least = field[4], fill = field[5];
+  const bool sizes = (bits == 8 || bits == 16 || bits == 32 || bits == 64) && (unit == 8 || unit == 16 || unit == bits) && unit <= bits;
+  if (!sizes || width < 0 || width > 7 || (width != 0 && unit > 16)) throw std::runtime_error("no form");
+  const int64_t room = static_cast<int64_t>(ffi::GetDataSize(*values.GetDLTensorPtr()));
+  const int64_t most = (mask == nullptr ? room : static_cast<int64_t>(ffi::GetDataSize(*mask->GetDLTensorPtr()))) * 8;
+  int64_t count = 1;  // elements; none take less than a bit
+  for (int64_t place = 6; place < fields; ++place) {
+    if (field[place] < 0 || (field[place] > 0 && count > most / field[place])) throw std::runtime_error("a shape too large");
+    count *= field[place];
+  }
+  const uint8_t* kept = mask == nullptr ? nullptr : reinterpret_cast<const uint8_t*>(Bytes(*mask));
+  auto keeps = [&](int64_t element) { return kept == nullptr || (kept[element / 8] >> (7 - element % 8) & 1) != 0; };
+  if (mask != nullptr && (TypeOf(*mask) != "U8" || most / 8 != (count + 7) / 8)) throw std::runtime_error("a mask of another length");
+  int64_t stored = 0;
+  for (int64_t element = 0; element < count; ++element) stored += keeps(element);
+  const int64_t units = stored * (bits / unit), octets = width == 0 ? stored * (bits / 8) : (units * width + 7) / 8;
+  if (room != octets) throw std::runtime_error("values of another number");
+  const DLDataType type = {static_cast<uint8_t>(field[0]), static_cast<uint8_t>(bits), 1};
+  const DLDevice here = {kDLCPU, 0};
+  const ffi::Shape shape(std::vector<int64_t>(field + 6, field + fields));
+  ffi::Tensor result = ffi::Tensor::FromNDAlloc(Memory(), shape, type, here);
+  const uint8_t* stream = reinterpret_cast<const uint8_t*>(Bytes(values));
+  char* to = static_cast<char*>(result.data_ptr());
+  int64_t next = 0;  // the stored unit, or element, that is read next
+  for (int64_t element = 0; element < count; ++element, to += bits / 8) {
+    if (!keeps(element)) {
+      std::memcpy(to, &fill, bits / 8);  // the lower bytes come first
+    } else if (width == 0) {
+      std::memcpy(to, stream + next++ * (bits / 8), bits / 8);
+    } else {
+      for (int64_t part = 0; part < bits / unit; ++part, ++next) {
+        const int64_t first = next * width, byte = first / 8;
+        const uint32_t pair = stream[byte] | (byte + 1 < octets ? stream[byte + 1] << 8 : 0);
+        const int64_t value = least + (pair >> (first % 8) & ((1u << width) - 1));
+        std::memcpy(to + part * (unit / 8), &value, unit / 8);
+      }
+    }
+  }
+  return result;
+}
+
+// In the order of their names, which is that of main's arguments.
+std::vector<ffi::Tensor> Weights(const std::string& path) {
+  const std::string prefix = "form:";
+  std::vector<ffi::Tensor> weights;
+  auto stored = ReadFile(path, false);
+  for (const auto& [key, form] : stored) {
+    if (key.compare(0, prefix.size(), prefix) != 0) continue;
+    const std::string name = key.substr(prefix.size());
+    auto values = stored.find("values:" + name), mask = stored.find("mask:" + name);
+    if (values == stored.end()) throw std::runtime_error(name + ": no values");
+    weights.push_back(Expanded(form, values->second, mask == stored.end() ? nullptr : &mask->second));
+  }
+  return weights;
+}
+
 ffi::Function Named(const ffi::Module& module, const std::string& name) {
   ffi::Optional<ffi::Function> found = module->GetFunction(name, true);
   if (!found.has_value()) throw std::runtime_error("it has no function " + name);
   return found.value();
 }
 
-ffi::Array<ffi::Tensor> Execute(const std::string& library, const std::map<std::string, ffi::Tensor>& tensors) {
+// `at` becomes the file that is being read.
+ffi::Array<ffi::Tensor> Execute(const std::string& library, const std::map<std::string, ffi::Tensor>& tensors, std::string* at) {
   const int kPooled = 2;  // the allocator that keeps what it was given back
   ffi::Module loaded = ffi::Module::LoadFromFile(library);
   auto machine = Named(loaded, "vm_load_executable")().cast<ffi::Module>();
@@ -227,6 +291,19 @@ ffi::Array<ffi::Tensor> Execute(const std::string& library, const std::map<std::
     if (found == tensors.end()) break;
     inputs.emplace_back(found->second);
   }
+  std::vector<ffi::Tensor> weights;
+  const int64_t wanted = Named(machine, "get_function_arity")("main").cast<int64_t>();
+  const std::string beside = library.substr(0, library.find_last_of('/') + 1) + "weights.safetensors";
+  if (wanted > static_cast<int64_t>(inputs.size()) && std::ifstream(beside).good()) {
+    *at = beside;
+    weights = Weights(beside);
+    *at = library;
+  }
+  if (wanted != static_cast<int64_t>(inputs.size() + weights.size())) {
+    throw std::runtime_error("it takes " + std::to_string(wanted) + " tensors, there are " + std::to_string(inputs.size()) +
+                             " inputs and " + std::to_string(weights.size()) + " weights beside it");
+  }
+  inputs.insert(inputs.end(), weights.begin(), weights.end());
   ffi::Any results;
   Named(machine, "main").CallPacked(inputs.data(), static_cast<int32_t>(inputs.size()), &results);
   return results.cast<ffi::Array<ffi::Tensor>>();
@@ -256,9 +333,9 @@ int main(int argc, char** argv) {
   AskForTiles();
   std::string at = argv[2];
   try {
-    auto tensors = ReadFile(at);
+    auto tensors = ReadFile(at, true);
     at = argv[1];
-    auto results = Execute(at, tensors);
+    auto results = Execute(argv[1], tensors, &at);
     if (argc == 4) WriteFile(at = argv[3], results);
     at = argv[2];
     bool held = true;

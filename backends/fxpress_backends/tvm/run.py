@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from fxpress_ir.errors import BackendError
 from numpy.typing import NDArray
 from tvm import relax
 
-from fxpress_backends import sparse
+from fxpress_backends import apart
 from fxpress_backends.contract import Arrays
 
 from .affinity import off_workers
@@ -45,9 +45,14 @@ class TvmRunner:
         self._weights = [tvm.runtime.tensor(array, self._device) for array in weights]
         claim_threads(threads)
         try:
-            self._main = machine(library, self._device)[ENTRY]
+            self._machine = machine(library, self._device)
+            self._main = self._machine[ENTRY]
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"TVM cannot load {library.name}: {error}", way_on="lower the program again") from error
+
+    def watch(self, instrument: Callable[..., int]) -> None:
+        """Have the virtual machine call ``instrument(function, name, before, result, *arguments)`` before and after each call."""
+        self._machine.set_instrument(instrument)
 
     def run(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
         """Execute once."""
@@ -122,7 +127,7 @@ def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) 
     Raises:
         BackendError: an unknown option, another kind of machine than the artifact's, a CPU without its instruction sets, or
             what `TvmRunner` raises.
-        ArtifactError: sparse weights are malformed.
+        ArtifactError: weights that are stored apart are malformed.
     """
     where = str(manifest.get("target", "tvm"))
     unknown = sorted(options.keys() - {"threads"})
@@ -148,7 +153,13 @@ def load(folder: Path, manifest: Mapping[str, Any], options: Mapping[str, Any]) 
     check_instructions(wanted, where)
     if AMX in wanted:
         ask_for_tiles()
-    apart = manifest["details"].get("sparse", {"tensors": {}})
-    found = sparse.read(folder, apart) if apart["tensors"] else {}
-    weights = [found[name] for name in sorted(found)]  # in the order that `lower` gives them
-    return TvmRunner(folder / Path(manifest["details"]["library"]).name, threads, gpu, weights)
+    return TvmRunner(folder / Path(manifest["details"]["library"]).name, threads, gpu, weights(folder, manifest))
+
+
+def weights(folder: Path, manifest: Mapping[str, Any]) -> list[NDArray[Any]]:
+    """What the library takes after its inputs.
+
+    Raises:
+        ArtifactError: the file that holds it is malformed.
+    """
+    return list(apart.read(folder, manifest["details"].get("apart", {"tensors": {}})).values())

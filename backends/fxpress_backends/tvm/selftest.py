@@ -15,14 +15,15 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from fxpress_backends.contract import Target
 
-from .cpu import AMX, AVX2, TESTED, VBMI, VNNI, host_features, llvm_target, native
+from .cpu import AMX, AVX2, AVX512, TESTED, VBMI, VNNI, host_features, llvm_target, native
 from .kernels import avx2, pairs, vnni
 from .kernels.amx import Block
-from .kernels.lut import permuted
+from .kernels.lookup import LOOKUPS, permuted
 from .pack import BYTES, LANES, PAIR, WORD
 from .run import ask_for_tiles
 
 _ALL = T.Ramp(0, 1, LANES)
+_TABLE = 256
 Numbers = NDArray[np.int64]
 Body = Callable[..., None]
 
@@ -47,6 +48,16 @@ def _permute(y: Any, x: Any, w: Any) -> None:
     byte = T.Ramp(0, 1, BYTES)
     table = [T.reinterpret(f"int8x{BYTES}", w[T.Ramp(BYTES * half, 1, BYTES)]) for half in (0, 1)]
     T.buffer_store(y, permuted(table[0], T.reinterpret(f"int8x{BYTES}", x[byte]), table[1]), [byte])
+
+
+def _look_up(name: str) -> Body:
+    """64 bytes in a table of 256."""
+
+    def body(y: Any, x: Any, w: Any) -> None:
+        byte = T.Ramp(0, 1, BYTES)
+        T.buffer_store(y, LOOKUPS[name](lambda run: w[run])(T.reinterpret(f"int8x{BYTES}", x[byte])), [byte])
+
+    return body
 
 
 def _tiles(y: Any, x: Any, w: Any) -> None:
@@ -80,12 +91,16 @@ def _products(x: Numbers, w: Numbers, y: Numbers) -> Numbers:
 
 
 def _looked_up(x: Numbers, w: Numbers, y: Numbers) -> Numbers:
-    found: Numbers = w[x & 127]
+    found: Numbers = w[x & (len(w) - 1)]
     return found
 
 
 _TESTS: Mapping[str, tuple[tuple[Body, tuple[str, int], tuple[str, int], tuple[str, int], Callable[..., Numbers]], ...]] = {
-    AVX2: ((_products_of_pairs, ("int16", LANES * PAIR), ("int16", LANES * PAIR), ("int32", LANES), _sums),),
+    AVX2: (
+        (_products_of_pairs, ("int16", LANES * PAIR), ("int16", LANES * PAIR), ("int32", LANES), _sums),
+        (_look_up("pshufb-256"), ("uint8", BYTES), ("int8", _TABLE), ("int8", BYTES), _looked_up),
+    ),
+    AVX512: ((_look_up("pshufb-512"), ("uint8", BYTES), ("int8", _TABLE), ("int8", BYTES), _looked_up),),
     VNNI: (
         (_dot_of_bytes, ("uint8", BYTES), ("int8", BYTES), ("int32", LANES), _sums),
         (_dot_of_pairs, ("int16", LANES * PAIR), ("int16", LANES * PAIR), ("int32", LANES), _sums),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
-from .pack import column_words
+from .pack import PAIR, WORD, column_words
 
 REGISTERS = 32
 """zmm registers; a tile of p pixels and v vectors holds p * v sums, v weights and one activation word."""
 
 NEON_REGISTERS = 8
 """Fours of the 32 registers of NEON: sums and weights of 16 channels take four."""
+
+WIDENING_REGISTERS = 6
+"""The same where weights take twice as many and products of 16 bits two more."""
 
 AVX2_REGISTERS = {"int8": 6, "uint8": 6, "int16": 8}
 """Twos of AVX2's 16 registers, by what is multiplied: the halves of a word of bytes, and their weights, take four registers more."""
@@ -22,17 +26,36 @@ THREAD_REGISTERS = 16
 MMA_ROWS, MMA_DEPTH = 16, 8
 """Rows, and words of depth, of one instruction of CUDA's tensor cores."""
 
-COLUMN_SUMS = 14
-"""Sums of a depthwise tile; half of the registers are left to weights and interleaved rows."""
 
-MATRIX_ROWS = 8
-"""Rows that share a load of a computed matrix: 8 sums hide most of a dot product's latency."""
+@dataclass(frozen=True)
+class Columns:
+    """What a depthwise tile has to do with.
+
+    Attributes:
+        size: rows that one product takes.
+        sums: of 16 channels, that leave registers to weights and interleaved rows.
+        interleaving, product, finish: instructions on the vector ports: a word of rows, its products, a requantised sum.
+    """
+
+    size: int
+    sums: int
+    interleaving: int
+    product: int
+    finish: int
+
+
+COLUMNS = {"vnni": Columns(WORD, 14, 5, 1, 8), "avx2": Columns(PAIR, 5, 4, 4, 16), "sdot": Columns(WORD, 5, 8, 4, 32)}
+"""By the dot products of the target."""
+
+MATRIX_ROWS = {"vnni": 8, "avx2": 6, "sdot": 6, "usdot": 6, "loops": 4}
+"""Rows that share a load of a computed matrix: 8 sums hide most of a dot product's latency; sums of 16 channels take two of AVX2's 16
+registers, and four of NEON's 32."""
 
 ALTERNATIVES = 6
 """Tiles of an image that are worth a measurement."""
 
-LOOP_COLUMNS = 4
-"""Pixels that share one load of weights in the plain loops; from two on the gain is the same on 16 registers and on 32."""
+LOOP_ROWS = LOOP_COLUMNS = 4
+"""Rows, or pixels, that share one load of weights in the plain loops; from two on the gain is the same on 16 registers and on 32."""
 
 
 def registers(pixels: int, vectors: int) -> int:
@@ -74,23 +97,25 @@ def warp_tile(rows: int, channels: int) -> tuple[int, int] | None:
     return (2 if rows >= 4 * MMA_ROWS else 1), (4 if channels % 32 == 0 else 2)
 
 
-def column_tile(height: int, width: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
+def column_tile(
+    height: int, width: int, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], kind: Columns
+) -> tuple[int, int]:
     """(rows, columns) of the tile of a depthwise convolution that covers height x width pixels soonest.
 
-    Four rows of each input column are interleaved once, and serve every output pixel that meets them.
+    The rows of a word of each input column are interleaved once, and serve every output pixel that meets them.
     """
 
     def cost(tile: tuple[int, int]) -> tuple[int, int]:
         rows, columns = tile
-        words = column_words(rows, kernel[0], stride[0], dilation[0])
+        words = column_words(rows, kernel[0], stride[0], dilation[0], kind.size)
         met = {column * stride[1] + tap * dilation[1] for column in range(columns) for tap in range(kernel[1])}
-        interleaved = len(met) * len({four for _, four in words})
+        interleaved = len(met) * len({number for _, number in words})
         steps = -(-height // rows) * -(-width // columns)
-        # instructions on the two vector ports: five an interleaving, one a dot product, eight a requantised sum
-        return steps * (5 * interleaved + len(words) * kernel[1] * columns + 8 * rows * columns), rows * columns
+        products = len(words) * kernel[1] * columns
+        return steps * (kind.interleaving * interleaved + kind.product * products + kind.finish * rows * columns), rows * columns
 
-    sizes = product(range(1, min(height, 4) + 1), range(1, min(width, COLUMN_SUMS) + 1))
-    return min((tile for tile in sizes if tile[0] * tile[1] <= COLUMN_SUMS), key=cost)
+    sizes = product(range(1, min(height, 4) + 1), range(1, min(width, kind.sums) + 1))
+    return min((tile for tile in sizes if tile[0] * tile[1] <= kind.sums), key=cost)
 
 
 def matrix_tile(vectors: int, available: int = REGISTERS) -> tuple[int, int]:

@@ -25,7 +25,14 @@ LEAST_US = 200.0
 
 
 def microseconds(parts: Sequence[Part], target: Target, sizes: Mapping[str, int], threads: int) -> dict[str, float]:
-    """The first quartile of each part's times by its signature, which other work disturbs least; equal parts are measured once.
+    """The first quartile of each part's `rounds` by its signature, which other work disturbs least."""
+    return {signature: statistics.quantiles(times, n=4)[0] for signature, times in rounds(parts, target, sizes, threads).items()}
+
+
+def rounds(
+    parts: Sequence[Part], target: Target, sizes: Mapping[str, int], threads: int, count: int | None = None
+) -> dict[str, list[float]]:
+    """Each part's microseconds in each of `count` rounds (`ROUNDS` unless given) by its signature; equal parts are measured once.
 
     Args:
         sizes: of the dimensions that stay symbolic.
@@ -53,10 +60,10 @@ def microseconds(parts: Sequence[Part], target: Target, sizes: Mapping[str, int]
         first = min(_timed(call, 1) for _ in range(WARMUP))
         repeats[signature] = max(1, round(LEAST_US / max(first, 0.1)))
     found: dict[str, list[float]] = {signature: [] for signature in calls}
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if count is None else count):
         for signature, call in calls.items():
             found[signature].append(_timed(call, repeats[signature]))
-    return {signature: statistics.quantiles(times, n=4)[0] for signature, times in found.items()}
+    return found
 
 
 def _timed(call: Callable[[], None], repeats: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from fxpress_ir.errors import BackendError
 from fxpress_backends.contract import Target
 
 from .choose import AHEAD, chosen
-from .cpu import AMX
+from .cpu import AMX, VNNI
 from .physical import Plan
 from .plan import plan
 from .run import logical_cpus
@@ -20,7 +20,10 @@ from .timing import microseconds
 
 
 def tuned(program: Program, target: Target, sizes: Mapping[str, int]) -> tuple[Plan, dict[str, Any]]:
-    """Time tiles of several sizes, additions fused and apart, and AMX against dot products; none replaces another for less than 3 %.
+    """Time alternatives; none wins by less than 3 %.
+
+    They are tiles of several sizes, prefetches, additions fused and apart, weights of 4 bits split in registers or bytes from the start,
+    and AMX against dot products.
 
     Args:
         sizes: of dynamic dimensions, at which kernels are timed; the least that the program allows where none is given.
@@ -43,10 +46,20 @@ def tuned(program: Program, target: Target, sizes: Mapping[str, int]) -> tuple[P
         if not dimension.admits(size):
             raise BackendError(f"{name}={size} is outside of {dimension}", where=where, way_on="give a size that the program takes")
     whole = {**{name: size.minimum for name, size in known.items()}, **sizes}
-    others = [plan(program, target, fuses_additions=False)]
+    own = plan(program, target)
+    others = [plan(program, target, fuses_additions=False), *_with_other_weights(program, target, own)]
     if AMX in target.features:
         without = replace(target, features=tuple(feature for feature in target.features if feature != AMX))
         others.append(plan(program, without))
     threads = logical_cpus()
-    best, table = chosen(plan(program, target), others, lambda parts: microseconds(parts, target, whole, threads))
+    best, table = chosen(own, others, lambda parts: microseconds(parts, target, whole, threads))
     return best, {"sizes": whole, "threads": threads, "ahead": AHEAD, "table": [line.data() for line in table]}
+
+
+def _with_other_weights(program: Program, target: Target, own: Plan) -> Iterator[Plan]:
+    """Plans in which weights of 4 bits stay so until registers wherever they can, or nowhere, where that is another plan."""
+    if VNNI in target.features:
+        for nibbles in (True, False):
+            other = plan(program, target, nibbles=nibbles)
+            if [group.kernel for group in other.groups] != [group.kernel for group in own.groups]:
+                yield other

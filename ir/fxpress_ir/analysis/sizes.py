@@ -41,6 +41,11 @@ def largest(size: Any) -> int:
     return int(min(size.node.shape_env.bound_sympy(size.node.expr).upper, (1 << 63) - 1))
 
 
+def is_empty(value: Any) -> bool:
+    """A tensor that has no elements at any size."""
+    return isinstance(value, Tensor) and any(largest(size) == 0 for size in value.shape)
+
+
 def symbols(values: Iterable[Any]) -> dict[str, Example | None]:
     """The symbols in the sizes and strides of fake values, each with its example; None for a size that data decide."""
     found: dict[str, Example | None] = {}

@@ -14,7 +14,7 @@ from .problem import ROUNDING, Problem
 
 _STEPS = 10
 """The most steps for each choice; a search that needs more goes round by rounding."""
-_ROUNDING = 1e-12
+SUMMED = 1e-12
 """Differences below this share are those of sums in another order."""
 
 
@@ -24,14 +24,14 @@ def path(problem: Problem) -> Iterator[dict[str, str]]:
     While a budget is exceeded or a forbidden pair taken, the step is the one that loses least for what the budgets come nearer,
     in shares of them; then the one that gains most while all hold. Of equal steps it is the first, by units and choices.
     """
-    moves = _Moves(problem)
-    least = _ROUNDING * np.abs(moves.own[0]).max(initial=0.0)
+    moves = Moves(problem)
+    least = SUMMED * np.abs(moves.own[0]).max(initial=0.0)
     taken = np.array([own.start + int(np.argmin(moves.own[0, own])) for own in moves.units], dtype=np.intp)
     for _ in range(_STEPS * len(moves.items) + 1):
         yield dict(moves.items[place] for place in taken)
         lost, excess = moves.after(taken)
         now = excess[taken].max(initial=0.0)
-        better = np.flatnonzero(excess < now * (1 - _ROUNDING)) if now else np.flatnonzero((excess == 0) & (lost < -least))
+        better = np.flatnonzero(excess < now * (1 - SUMMED)) if now else np.flatnonzero((excess == 0) & (lost < -least))
         if not len(better):
             return
         price = lost[better] / (now - excess[better]) if now else lost[better]
@@ -39,7 +39,7 @@ def path(problem: Problem) -> Iterator[dict[str, str]]:
         taken[moves.owner[step]] = step
 
 
-class _Moves:
+class Moves:
     """Sums of an answer, and after each single step from it; an answer is the places of its choices in the row of all."""
 
     def __init__(self, problem: Problem) -> None:

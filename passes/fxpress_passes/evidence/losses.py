@@ -31,6 +31,18 @@ def squares(original: Tensor, other: Tensor) -> Tensor:
 DISTANCES: Mapping[str, Distance] = {"divergence": divergence, "squares": squares}
 
 
+def fisher_coordinates(original: Tensor, move: Tensor) -> Tensor:
+    """sqrt(p) (dy - p dy), p = softmax(y): half its squared length is the divergence to second order."""
+    p = torch.softmax(original, -1)
+    return p.sqrt() * (move - (p * move).sum(-1, keepdim=True))
+
+
+Coordinates = Callable[[Tensor, Tensor], Tensor]
+"""Rows of an output and small moves from them, both [n, scores] ==> of each row that of which half the squared length is its distance."""
+COORDINATES: Mapping[str, Coordinates] = {"divergence": fisher_coordinates, "squares": lambda original, move: move}
+"""By a distance's name, to second order; `squares` here are a mean of rows, not of samples."""
+
+
 def own(distance: Distance) -> Loss:
     """The distance of a program's first floating-point output from itself, held fast: its gradient is 0 and its Hessian is
     Fisher's information (`divergence`) or J^T J (`squares`), J the outputs' derivatives, so that no eigenvalue is negative.

@@ -13,6 +13,7 @@ from .adapters import fold_folder
 from .branches.fold import Fold
 from .branches.materialize import materialize
 from .branches.refusals import refuse_branches
+from .observed import Observed
 
 _RTOL = 1e-4
 
@@ -24,9 +25,9 @@ class FoldAdapters(Pass):
     In the graph they are known by their algebra, not by their names: whatever is linear in the same input, beside a linear layer, a
     convolution or an embedding, before it or after it, becomes part of its weight and bias; so do constant factors and shifts after a
     normalisation, and branches through the function of the layers that they stand beside become more of its neurons. Composed in
-    float64, stored in the weight's dtype; a weight that others read too is copied. Each fold is run against what it replaces, on random
-    inputs, and certified in the report. What depends on the input in another way is refused with the operator that does. Into simulated
-    programs only folders are folded.
+    float64, stored in the weight's dtype; a weight that others read too is copied. Each fold is run against what it replaces, on the first
+    calibration batch or, without one, on random inputs, and certified in the report. What depends on the input in another way is refused
+    with the operator that does. Into simulated programs only folders are folded.
 
     Options:
         path: folders of adapters to fold first.
@@ -60,7 +61,7 @@ class FoldAdapters(Pass):
         if program.stage != "float":
             return program
         edit = program.edit()
-        fold = Fold(edit, context, _RTOL)
+        fold = Fold(edit, Observed(program, context), _RTOL)
         fold.run()
         refuse_branches(edit, context)
         changed = materialize(edit) or fold.changed

@@ -18,6 +18,7 @@ from ..contract import GIVEN, Context, Lossy, Pass, Promise
 from ..evidence.losses import DISTANCES, LOSSES
 from ..evidence.sensitivity import MEASURES
 from .layer_choices import LayerCosts, layers_of, units
+from .own_weights import with_own_weights
 from .placing import Placing, check_choice, place
 from .precision import Precision, entries, precision_of, precisions, weighted_layers
 from .recognize import Recognition
@@ -45,8 +46,8 @@ class AllocateBits(Pass):
         loss: what is measured: ``divergence`` of scores along the last axis, ``squares`` for outputs that are no scores,
             ``cross-entropy`` with the program's own argmax (derivatives only).
         solver: ``milp``, ``dynamic``, ``greedy`` or ``brute``.
-        rounds: of `refine`: losses measured again around the answer, one step a layer, solved again while that helps; 0 leaves
-            the answer as the single choices' losses give it.
+        rounds: of `refine`: around the answer it is measured what one step of each layer moves the output by, and the best of what the
+            moves give together is tried, while that helps; 0 leaves the answer as the single choices' losses give it.
         ranges, border_ranges, percentile, input_floor, integer_only: as of `place-quantizers`.
         budgets: limits of any resource that `costs` knows, such as ``latency`` in seconds. Only from Python.
         costs: a layer's name and a precision ==> its costs. Only from Python.
@@ -63,7 +64,7 @@ class AllocateBits(Pass):
     )
     average: float = 4.0
     bops: float = 0.0
-    choices: tuple[str, ...] = ("w8", "w4", "w2")
+    choices: tuple[str, ...] = ("w8", "w7", "w6", "w5", "w4", "w3", "w2")
     edges: str = ""
     measure: str = "distance"
     loss: str = "divergence"
@@ -113,6 +114,7 @@ class AllocateBits(Pass):
             PassError: a sensitivity is not finite; a budget is less than what the edges take alone.
             CalibrationError: no usable calibration data.
         """
+        program = with_own_weights(program)
         layers = layers_of(program)
         free = layers[1:-1] if self.edges else layers
         fixed = [layer for layer in layers if layer not in free]
@@ -139,9 +141,10 @@ class AllocateBits(Pass):
         answer = solver.solve(problem)
         if not self.rounds:
             return answer
+        program = with_own_weights(program)
         layers = {layer.names[0]: layer for layer in layers_of(program)}
         loss = self.loss if self.loss in DISTANCES else "divergence"
-        return Refine(program, layers, context, loss).better(problem, answer, solver, self.rounds)
+        return Refine(program, layers, context, loss).better(problem, answer, self.rounds)
 
     def entries_of(self, answer: Answer, program: Program) -> tuple[str, ...]:
         """The option ``bits`` of `place-quantizers` that replays an answer."""

@@ -44,7 +44,7 @@ class Compensate(Pass):
     name: ClassVar[str] = "compensate"
     promise: ClassVar[Promise] = Lossy(0.0)
     takes: ClassVar[tuple[str, ...]] = ("float", "simulated")
-    after: ClassVar[tuple[str, ...]] = ("place-quantizers", "allocate-bits", "correct-bias")
+    after: ClassVar[tuple[str, ...]] = ("place-quantizers", "allocate-bits", "reconstruct", "correct-bias")
     rank: int = 4
     metric: str = "activations"
     below: float = 100.0

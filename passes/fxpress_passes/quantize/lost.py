@@ -51,9 +51,12 @@ def lost_on_the_way(program: Program, context: Context) -> list[Lost]:
 
 
 def _before(name: str, now: Tensor, losses: Sequence[tuple[Program, Program]]) -> Tensor:
-    """The weight as it came into the passes that lose weights; `now` itself where it was changed in another way since."""
+    """The weight as it came into the passes that lose weights; `now` itself where it was changed in another way since.
+
+    What a pass learns for a simulated program is no loss to make up for: the biases have taken up its mean error.
+    """
     for before, after in reversed(losses):
-        if name in before.tensors and name in after.tensors and torch.equal(after.tensors[name], now):
+        if before.stage == "float" and name in before.tensors and name in after.tensors and torch.equal(after.tensors[name], now):
             whole = before.tensors[name].detach()
             now = now if torch.equal(whole, now) else whole
     return now

@@ -47,7 +47,7 @@ class PlaceQuantizers(Pass):
     gives: ClassVar[str | None] = "simulated"
     after: ClassVar[tuple[str, ...]] = ("fold-batch-norm", "fold-constants", "fold-positions")
     needs: ClassVar[tuple[str, ...]] = (
-        *("remove-noops", "fold-constants", "fold-positions", "compose-linear", "compose-rms-norm", "decompose-index"),
+        *("remove-noops", "remove-empty", "fold-constants", "fold-positions", "compose-linear", "compose-rms-norm", "decompose-index"),
         *("decompose-unflatten", "decompose-roll", "decompose-pool1d", "decompose-attention", "compose-masks", "separate-masks"),
     )
     weight_bits: int = 8

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from fxpress_ir.analysis.cones import CLAMPS, ELEMENTWISE, Cones, constant_axis, operands
+from fxpress_ir.analysis.sizes import is_empty
 from fxpress_ir.ops import SIZE_OPERATORS, arguments
 from torch import Tensor, fx
 
@@ -18,6 +19,7 @@ from .structure import PAIRS, STRUCTURE
 
 _fxp = torch.ops.fxp
 _TAKES_CONSTANTS = frozenset({"add", "product", "concat", "move"})
+_EMPTY = "it reads or makes a tensor without elements"
 _QUANTIZERS = (_fxp.fake_quantize.default, _fxp.fake_quantize_channels.default)
 
 
@@ -130,6 +132,8 @@ def _bounded(node: fx.Node, accumulators: set[fx.Node]) -> fx.Node | None:
 def _unfit(node: fx.Node) -> str | None:
     """Why an elementwise operator cannot be part of a table."""
     axis, values = constant_axis(node), operands(node)
+    if is_empty(node.meta["val"]):
+        return _EMPTY
     if not values:
         return "it computes on constants alone"
     if isinstance(axis, str):
@@ -163,6 +167,8 @@ def _fitting(node: fx.Node, what: Recognized | str) -> Recognized | str:
     value = node.meta["val"]
     if isinstance(value, Tensor) and value.dtype != torch.float32:
         return f"it computes in {value.dtype}"
+    if any(is_empty(used.meta.get("val")) for used in (node, *node.all_input_nodes, *what.operands)):
+        return _EMPTY
     for operand in what.operands:
         if operand.op == "get_attr" and what.kind not in _TAKES_CONSTANTS:
             return f"its operand {operand.target} is constant"

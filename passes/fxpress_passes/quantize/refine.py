@@ -1,7 +1,8 @@
-"""answer of an allocation ==> a better one: losses are measured around it, one step up or down a layer, and solved again.
+"""answer of an allocation ==> a better one: what steps around it move the output by, together, decides the next; each is measured.
 
-Losses of single choices, measured in the float network, do not add up at few bits: the series that their sum stands for is around
-another network. Around the answer the steps are small, and every answer is measured whole before it is taken.
+Losses of single choices, measured in the float network, do not add up at few bits: rounding errors of layers meet in the output and
+partly cancel, and the series that their sum stands for is around another network. Around an answer steps are small, their moves of the
+output add to first order, and every answer is measured whole before it is taken.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from fxpress_ir import Program
 from torch import Tensor
 
 from ..allocate.answer import Answer
-from ..allocate.problem import Choice, Problem, Unit
-from ..allocate.solver import Solver
+from ..allocate.descend import descend
+from ..allocate.problem import Choice, Pair, Problem, Unit
 from ..contract import Context
-from ..evidence.sensitivity import Asked, Perturbation
+from ..evidence.sensitivity import Asked, Perturbation, superposed
 from ..evidence.sensitivity.measured import distance
 from .layer_choices import Layer
 from .precision import precision_of
@@ -43,44 +44,39 @@ class Refine:
         """The distance of the network with these choices from the float one, on calibration data."""
         return distance(self._asked([Perturbation(_NOTHING, lambda: self._weights(chosen))], {}))[_NOTHING]
 
-    def better(self, problem: Problem, answer: Answer, solver: Solver, rounds: int) -> Answer:
-        """The best of the answer, the uniform ones that hold the budgets, and what `rounds` of steps from the best of them find.
+    def better(self, problem: Problem, answer: Answer, rounds: int) -> Answer:
+        """The best of the answer, the best uniform one that holds the budgets, and what `rounds` of steps from the best of them find.
 
         Its loss is measured, not the sum of single choices'.
         """
         starts = [answer, *_uniform(problem, answer)]
         found = min(((self.measured(each.chosen), place, each) for place, each in enumerate(starts)), key=lambda each: each[:2])
-        best, least = found[2], found[0]
+        best, least = dict(found[2].chosen), found[0]
         for _ in range(rounds):
-            local = self._around(problem, best)
-            new = solver.solve(local)
-            moved = self.measured(new.chosen)
-            if new.chosen == best.chosen or moved >= least:
+            new = descend(self._around(problem, best), best)
+            moved = self.measured(new) if new != best else least
+            if moved >= least:
                 break
             best, least = new, moved
-        return replace(Answer.of(problem, best.chosen, answer.solver, seconds=answer.seconds), loss=least)
+        return replace(Answer.of(problem, best, answer.solver, seconds=answer.seconds), loss=least)
 
-    def _around(self, problem: Problem, answer: Answer) -> Problem:
-        """The same problem with choices at most one step from the answer's, each measured with all others as they are."""
-        near = {unit.name: _near(unit, answer.chosen[unit.name]) for unit in problem.units}
-        steps = {
-            (unit, choice.name): Perturbation(f"{unit} {choice.name}", lambda unit=unit, name=choice.name: self._weights({unit: name}))  # type: ignore[misc]
-            for unit, choices in near.items()
-            for choice in choices
-            if choice.name != answer.chosen[unit]
-        }
-        found = distance(self._asked([Perturbation(_NOTHING, dict), *steps.values()], self._weights(answer.chosen)))
+    def _around(self, problem: Problem, chosen: Mapping[str, str]) -> Problem:
+        """The same problem with choices at most one step from those chosen, and with a pair for each two steps."""
+        near = {unit.name: _near(unit, chosen[unit.name]) for unit in problem.units}
+        steps = [(unit, choice.name) for unit, choices in near.items() for choice in choices if choice.name != chosen[unit]]
+        asked = [
+            Perturbation(f"{unit} {name}", lambda unit=unit, name=name: self._weights({unit: name}))  # type: ignore[misc]
+            for unit, name in steps
+        ]
+        products = superposed(self._asked(asked, self._weights(chosen))).tolist()
+        losses = {step: products[0][place] + products[place][place] / 2 for place, step in enumerate(steps, start=1)}
         units = tuple(
-            replace(
-                unit,
-                choices=tuple(
-                    replace(choice, loss=found[steps[key].name] - found[_NOTHING] if (key := (unit.name, choice.name)) in steps else 0.0)
-                    for choice in near[unit.name]
-                ),
-            )
+            replace(unit, choices=tuple(replace(choice, loss=losses.get((unit.name, choice.name), 0.0)) for choice in near[unit.name]))
             for unit in problem.units
         )
-        return replace(problem, units=units)
+        placed = list(enumerate(steps, start=1))
+        pairs = (Pair(one, other, products[at][to]) for at, one in placed for to, other in placed[at:] if one[0] != other[0])
+        return replace(problem, units=units, pairs=tuple(pairs))
 
     def _asked(self, perturbations: Sequence[Perturbation], base: Mapping[str, Tensor]) -> Asked:
         return Asked(self.program, perturbations, self.context, self.loss, base=base)
@@ -94,14 +90,14 @@ class Refine:
 
 
 def _uniform(problem: Problem, answer: Answer) -> list[Answer]:
-    """The same choice everywhere, where every unit has it and the budgets hold."""
+    """Of the same choice everywhere, where every unit has it and the budgets hold, the one that is expected to lose least."""
     names = dict.fromkeys(choice.name for unit in problem.units for choice in unit.choices)
     found = []
     for name in names:
         chosen = {unit.name: name for unit in problem.units if any(choice.name == name for choice in unit.choices)}
         if len(chosen) == len(problem.units) and problem.allows(chosen):
             found.append(Answer.of(problem, chosen, answer.solver))
-    return found
+    return sorted(found, key=lambda each: each.loss)[:1]
 
 
 def _near(unit: Unit, chosen: str) -> tuple[Choice, ...]:

@@ -27,7 +27,7 @@ class CorrectBias(Pass):
     name: ClassVar[str] = "correct-bias"
     promise: ClassVar[Promise] = Lossy(15.0)
     takes: ClassVar[tuple[str, ...]] = ("simulated",)
-    after: ClassVar[tuple[str, ...]] = ("place-quantizers", "allocate-bits")
+    after: ClassVar[tuple[str, ...]] = ("place-quantizers", "allocate-bits", "reconstruct")
 
     def apply(self, program: Program, context: Context) -> Program:
         layers = [node for node in program.graph.nodes if _is_quantized(node)]

@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from computed_cases import drawn, runs, together
 from fxpress import zoo
 from fxpress_backends.artifact import lower
 from fxpress_backends.contract import Target
@@ -137,7 +139,8 @@ CONVOLUTIONS: Sequence[tuple[Any, torch.dtype, Limits | None, str]] = (
     (GROUPED, torch.uint8, S8, "conv2d_sdot"),
     (NARROW, torch.int8, U8, "conv2d_sdot"),
     (PIXEL, torch.uint8, None, "conv2d_sdot"),
-    (DEPTHWISE, torch.uint8, U8, "conv2d_loops"),
+    (DEPTHWISE, torch.uint8, U8, "conv2d_depthwise_sdot"),
+    (DEPTHWISE, torch.int8, S16, "conv2d_depthwise_sdot"),
     (POINT, torch.int16, None, "conv2d_loops"),
 )
 LINEAR = tuple(((*rows, 50), outputs, dtype) for rows, outputs in (((7,), 17), ((), 48)) for dtype in (torch.int8, torch.uint8))
@@ -187,7 +190,26 @@ def test_what_dot_products_take(targets: Mapping[str, Target]) -> None:
     assert [group.kernel for group in program.groups if group.kernel.startswith("linear")] == ["linear_sdot"] * len(LINEAR)
     groups = [group for group in program.groups if group.kernel.startswith("conv2d")]
     assert [group.kernel for group in groups] == [*(kernel for *_, kernel in CONVOLUTIONS), "conv2d_sdot"]
-    assert [group.why for group in groups][-3:-1] == ["18 groups of 1 inputs and 1 outputs", WIDE]
+    assert [group.why for group in groups][-3:-1] == ["", WIDE]
+
+
+def test_what_widening_products_take(targets: Mapping[str, Target], fixed: Callable[..., Program]) -> None:
+    """Before ARMv8.2: all but depthwise and 16 bits, and weights whose products do not fit 16 bits."""
+    groups = plan(extremes()[0], targets["tvm:aarch64"]).groups
+    loops = {DEPTHWISE: "18 groups of 1 inputs and 1 outputs"}
+    expected = [
+        ("conv2d_loops", WIDE if dtype == torch.int16 else loops[case]) if dtype == torch.int16 or case in loops else ("conv2d_smull", "")
+        for case, dtype, *_ in CONVOLUTIONS
+    ]
+    assert [(group.kernel, group.why) for group in groups if group.kernel.startswith("conv2d")] == [*expected, ("conv2d_smull", "")]
+    assert [group.kernel for group in groups if group.kernel.startswith("linear")] == ["linear_smull"] * len(LINEAR)
+
+    def least(edit: Edit, x: fx.Node) -> fx.Node:
+        weight = torch.full((16, 50), -128, dtype=torch.int8)
+        return edit.call(torch.ops.fxp.linear.default, x, edit.add_tensor("weight", weight), None)
+
+    row = plan(fixed(torch.zeros(2, 50, dtype=torch.int8), least), targets["tvm:aarch64"]).groups[1]
+    assert (row.kernel, row.why) == ("linear_loops", "with a weight of -128 two products may not fit 16 bits")
 
 
 def test_what_products_of_matrices_take(targets: Mapping[str, Target], fixed: Callable[..., Program]) -> None:
@@ -198,7 +220,7 @@ def test_what_products_of_matrices_take(targets: Mapping[str, Target], fixed: Ca
     apart = {
         NARROW: ("conv2d_sdot", "products of matrices take 8 channels at a time, a position has 4"),
         PIXEL: ("conv2d_sdot", "products of matrices take 2 positions, there is one"),
-        DEPTHWISE: ("conv2d_loops", "18 groups of 1 inputs and 1 outputs"),
+        DEPTHWISE: ("conv2d_depthwise_sdot", ""),
     }
     wide = ("conv2d_loops", WIDE)
     expected = [wide if dtype == torch.int16 else apart.get(case, ("conv2d_mmla", "")) for case, dtype, *_ in CONVOLUTIONS]
@@ -220,19 +242,40 @@ def test_weights_by_eight_are_found_where_the_kernel_looks(outputs: int, inputs:
     assert np.abs(found.astype(int)).sum() == np.abs(weight).sum()
 
 
+def computed(*seeds: int) -> Runs:
+    """Products of computed matrices, attention, depthwise convolutions and tables, of random shapes."""
+    cases = [case for seed in seeds for case in drawn(seed)]
+    return together(cases), [tuple(inputs) for inputs in runs(cases)]
+
+
+def test_what_computed_matrices_take(targets: Mapping[str, Target]) -> None:
+    """Dot products of bytes with keys, values and right sides that have a sign."""
+    program = computed(1, 2, 4)[0]
+    for target, kind in (("tvm:aarch64", "loops"), ("tvm:aarch64-dotprod", "sdot"), ("tvm:aarch64-i8mm", "usdot")):
+        groups = [group for group in plan(program, targets[target]).groups if group.kernel.startswith(("matmul", "attention"))]
+        last = "its second operand has no sign" if kind != "loops" else "the target has no dot products"
+        assert [group.kernel for group in groups] == [*[f"matmul_{kind}", f"attention_{kind}"] * 2, f"matmul_{kind}", "attention_loops"]
+        assert groups[-1].why == last
+
+
 PROGRAMS: Mapping[str, Callable[[], Runs]] = {
     "digits-cnn": digits,
     "moves": lambda: (moving_net(), _examples(moving_net())),
     "attention": lambda: (attending_net(), _examples(attending_net())),
     "extremes": extremes,
+    "computed": lambda: computed(1, 2),
+    **{f"computed {seed}": partial(computed, seed) for seed in range(3, 11)},
 }
 
 
 CASES = [
-    *((name, "tvm:aarch64") for name in PROGRAMS),
+    *((name, "tvm:aarch64") for name in ("digits-cnn", "moves", "attention", "extremes")),
     ("digits-cnn", "tvm:aarch64-dotprod"),
     ("extremes", "tvm:aarch64-dotprod"),
     ("extremes", "tvm:aarch64-i8mm"),
+    ("computed", "tvm:aarch64-dotprod"),
+    ("computed", "tvm:aarch64-i8mm"),
+    *(pytest.param(f"computed {seed}", target, marks=pytest.mark.slow) for seed in range(3, 11) for target in ON),
 ]
 
 
@@ -268,6 +311,50 @@ def test_an_older_cpu_does_not_know_the_instructions(target: str, older: str, ru
     vectors = artifact.folder / "conformance.safetensors"
     assert "Illegal instruction" in run(artifact.folder, vectors, model=older).stderr
     assert run(artifact.folder, vectors, model=ON[target]).returncode == 0
+
+
+def narrow() -> Program:
+    """Linears whose weights fill 3, 4 and 7 bits, and one of which most is zeros."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randint(-(1 << (bits - 1)), 1 << (bits - 1), (48, 128), generator=generator) for bits in (3, 4, 7)]
+    drawn.append(torch.randint(-127, 128, (48, 128), generator=generator) * (torch.rand(48, 128, generator=generator) < 0.2))
+
+    def body(edit: Edit, x: fx.Node) -> list[fx.Node]:
+        held = [edit.add_tensor(f"w{number}", values.to(torch.int8)) for number, values in enumerate(drawn)]
+        return [edit.call(torch.ops.fxp.linear.default, x, weight, None) for weight in held]
+
+    return several([(("batch", 128), torch.int8)], body)
+
+
+def test_weights_that_are_stored_apart_are_read(run: Run, tmp_path: Path) -> None:
+    """Of every form; a file of them that is none, or lies, is one line."""
+    artifact = lower(narrow(), "tvm:aarch64", tmp_path / "artifact", sparse=True)
+    vectors, weights = artifact.folder / "conformance.safetensors", artifact.folder / "weights.safetensors"
+    assert sorted(one["bits"] for one in artifact.manifest["details"]["apart"]["tensors"].values()) == [3, 4, 7, 8]
+    done = run(artifact.folder, vectors)
+    assert (done.returncode, done.stdout.count("same bits"), done.stderr) == (0, 4, ""), done
+    right = load_file(weights)
+    (mask,) = (key for key in right if key.startswith("mask:"))
+    form, values = mask.replace("mask", "form"), mask.replace("mask", "values")
+    changed: list[tuple[str, str, np.ndarray[Any, Any]]] = [
+        ("no form", form, right[form][:5].copy()),
+        ("no form", form, right[form] + np.array([0, 3, 0, 0, 0, 0, 0, 0, 0])),
+        ("too large", form, right[form] * np.array([1, 1, 1, 1, 1, 1, 2**40, 1, 1])),
+        ("another length", mask, np.append(right[mask], right[mask])),
+        ("another number", values, right[values][:-1].copy()),
+    ]
+    damaged = [("cannot be read", b""), ("cut off", weights.read_bytes()[:100])]
+    for word, key, array in changed:
+        save_file({**right, key: array}, weights)
+        damaged.append((word, weights.read_bytes()))
+    for word, content in damaged:
+        weights.write_bytes(content)
+        done = run(artifact.folder, vectors)
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done
+        assert all(text in done.stderr for text in ("weights.safetensors: ", word)), done
+    weights.unlink()
+    done = run(artifact.folder, vectors)
+    assert (done.returncode, "there are 1 inputs and 0 weights beside it" in done.stderr) == (2, True), done
 
 
 def test_the_runner_sees_other_bits_and_broken_files(run: Run, tmp_path: Path) -> None:

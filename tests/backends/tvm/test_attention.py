@@ -3,71 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
+from computed_cases import I8, NUMBERS, U8_, Case, attended, extreme, product, runs, together
 from fxpress_backends.contract import Target
 from fxpress_backends.tvm import TVM
 from fxpress_backends.tvm.plan import plan
-from fxpress_ir import Edit, Program
+from fxpress_ir import Edit
 from several import Attention, Input, several
 from support import aten, exponentials, fxp
 from torch import Tensor, fx
-from tvm_cases import S8, U8, Check, Limits, multipliers, requantized
-
-BATCHES = (1, 3)
-I8, U8_ = torch.int8, torch.uint8
-
-
-@dataclass(frozen=True)
-class Case:
-    """Inputs (their shapes without the batch, and types) and what is computed of them."""
-
-    inputs: Sequence[tuple[tuple[int, ...], torch.dtype]]
-    body: Callable[..., fx.Node]
-    spread: Sequence[int] = field(default=())
-    """Numbers of the inputs that have a batch of 1."""
-
-
-def together(cases: Sequence[Case]) -> Program:
-    """One program of all cases, so that there is one build."""
-    inputs: list[Input] = []
-    for case in cases:
-        inputs += [((1 if number in case.spread else "batch", *shape), dtype) for number, (shape, dtype) in enumerate(case.inputs)]
-
-    def body(edit: Edit, *xs: fx.Node) -> list[fx.Node]:
-        left = list(xs)
-        return [case.body(edit, *[left.pop(0) for _ in case.inputs]) for case in cases]
-
-    return several(inputs, body)
-
-
-def extreme(generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A third lowest, a third highest, a third anything; a mask mostly true, of whose first row nothing is."""
-    if dtype == torch.bool:
-        mask = torch.rand(shape, generator=generator) < 0.7
-        mask[:1] &= shape[0] == 1
-        return mask
-    limits = (-(2**17), 2**17) if dtype == torch.int32 else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    choice, anything = torch.randint(0, 3, shape, generator=generator), torch.randint(limits[0], limits[1] + 1, shape, generator=generator)
-    return torch.where(choice == 0, limits[0], torch.where(choice == 1, limits[1], anything)).to(dtype)
-
-
-def runs(cases: Sequence[Case]) -> list[list[Tensor]]:
-    generator = torch.Generator().manual_seed(len(cases))
-    shapes = [(number in case.spread, *entry) for case in cases for number, entry in enumerate(case.inputs)]
-    return [[extreme(generator, (1 if alone else batch, *shape), dtype) for alone, shape, dtype in shapes] for batch in BATCHES]
-
-
-def product(limits: Limits | None, columns: int = 1) -> Callable[..., fx.Node]:
-    def body(edit: Edit, x: fx.Node, y: fx.Node) -> fx.Node:
-        acc = edit.call(fxp.matmul.default, x, y)
-        b = multipliers(torch.Generator().manual_seed(columns), columns, 30)
-        return acc if limits is None else requantized(edit, acc, b, 16, limits, -1)
-
-    return body
+from tvm_cases import S8, U8, Check, requantized
 
 
 def test_matmul(same_bits: Check) -> None:
@@ -96,19 +44,6 @@ def test_softmax(same_bits: Check) -> None:
     program, batches = together(cases), runs(cases)
     batches[1][4] = torch.zeros_like(batches[1][4])  # a row of equal scores, whose sum is a power of two from 2**24 on
     same_bits(program, *batches)
-
-
-NUMBERS = (
-    Attention(),
-    Attention(b=5000, c=9, ob=1 << 14, oc=16),
-    Attention(b=200, ob=129, qmin=0, qmax=255, dtype=torch.uint8, causal=True),
-    Attention(b=32767, c=3, ob=32767, oc=9, qmin=-7, qmax=100),
-    Attention(b=60, ob=2, oc=1, qmin=-32768, qmax=32767, dtype=torch.int16, causal=True),
-)
-
-
-def attended(numbers: Attention, names: Sequence[str]) -> Callable[..., fx.Node]:
-    return lambda edit, *xs: numbers.call(edit, dict(zip(names, xs, strict=True)))
 
 
 TYPES = ((I8, I8, I8), (U8_, I8, U8_), (I8, I8, U8_), (U8_, I8, I8), (I8, U8_, I8))
@@ -286,7 +221,7 @@ def test_the_plan_says_why_it_is_slow(targets: dict[str, Target]) -> None:
     if "avx512-vbmi" in targets["tvm:native"].features:
         assert attention_plan(targets["tvm:native"]).kernel == "attention_vnni"
         unsigned = attention_plan(targets["tvm:native"], dtype=U8_)
-        assert (unsigned.kernel, unsigned.why) == ("attention_loops", "its keys have no sign")
+        assert (unsigned.kernel, unsigned.why) == ("attention_loops", "its second operand has no sign")
 
 
 def test_few_heads_of_many_queries_are_several_tasks(targets: dict[str, Target]) -> None:

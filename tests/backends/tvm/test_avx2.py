@@ -28,7 +28,7 @@ LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", cpu.VNNI)
 AVX2, VNNI, _ = cpu.levels(LEVELS)
 Loaded = Callable[[Program, Target, Path], Any]
 
-DENSE, POINT, NARROW, STRIDED, GROUPED, DEPTHWISE = (
+DENSE, POINT, NARROW, STRIDED, GROUPED, DEPTHWISE, UNEVEN = (
     # inputs, outputs, groups, (height, width), kernel, stride, padding (top, left, bottom, right), dilation
     (20, 40, 1, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     (33, 17, 1, (3, 20), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
@@ -36,6 +36,7 @@ DENSE, POINT, NARROW, STRIDED, GROUPED, DEPTHWISE = (
     (16, 48, 1, (9, 7), (3, 2), (2, 1), (3, 0, 3, 2), (3, 2)),
     (32, 64, 8, (4, 5), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     (18, 18, 18, (7, 7), (3, 3), (2, 2), (1, 1, 1, 1), (1, 1)),
+    (34, 17, 17, (4, 5), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
 )
 CONVOLUTIONS: tuple[tuple[Any, torch.dtype, Limits | None, str], ...] = (
     (DENSE, torch.int8, S8, "conv2d_avx2"),
@@ -47,7 +48,9 @@ CONVOLUTIONS: tuple[tuple[Any, torch.dtype, Limits | None, str], ...] = (
     (STRIDED, torch.int8, S16, "conv2d_avx2"),
     (GROUPED, torch.uint8, S8, "conv2d_avx2"),
     (GROUPED, torch.int16, S16, "conv2d_avx2"),
-    (DEPTHWISE, torch.uint8, U8, "conv2d_loops"),
+    (DEPTHWISE, torch.uint8, U8, "conv2d_depthwise_avx2"),
+    (DEPTHWISE, torch.int16, S16, "conv2d_depthwise_avx2"),
+    (UNEVEN, torch.int8, S8, "conv2d_loops"),
 )
 LINEAR: tuple[tuple[int, torch.dtype, Limits | None], ...] = (
     (17, torch.int8, S8),
@@ -113,7 +116,7 @@ def test_what_products_of_pairs_take(extremes: Program) -> None:
     groups = plan(extremes, AVX2).groups
     named = [(group.kernel, group.why) for group in groups if group.kernel.startswith("conv2d")]
     assert [kernel for kernel, _ in named] == [kernel for *_, kernel in CONVOLUTIONS] + ["conv2d_avx2"] * 2
-    assert {why for kernel, why in named if kernel == "conv2d_loops"} == {"18 groups of 1 inputs and 1 outputs"}
+    assert {why for kernel, why in named if kernel == "conv2d_loops"} == {"17 groups of 2 inputs and 1 outputs"}
     assert [group.kernel for group in groups if group.kernel.startswith("linear")] == ["linear_avx2"] * len(LINEAR)
     assert [group.attributes["add"]["other"] for group in groups if "add" in group.attributes] == [-9877] * 2
 

@@ -91,6 +91,7 @@ def test_every_alternative_gives_the_same_bits_and_the_table_is_kept(net: Progra
     x = torch.randn(3, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     expected = net.run(x)[0].numpy()
     monkeypatch.setattr("fxpress_backends.tvm.timing.ROUNDS", 5)
+    monkeypatch.setattr("fxpress_backends.tvm.alternatives.PREFETCHES", ((16, 1),))
     artifact = fx.lower(net, "tvm:native", out=tmp_path / "measured", tune={"batch": 2})
     assert np.array_equal(artifact.run(x)[0], expected)
     record = artifact.manifest["details"]["tuned"]

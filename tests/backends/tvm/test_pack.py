@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 from fxpress_backends.tvm import pack
 from fxpress_backends.tvm.sizes import padded
-from fxpress_backends.tvm.tile import COLUMN_SUMS, REGISTERS, column_tile, image_tile, matrix_tile, registers
+from fxpress_backends.tvm.tile import COLUMNS, REGISTERS, column_tile, image_tile, matrix_tile, registers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,19 +43,30 @@ def test_packed_weights_are_found_where_kernels_look(outputs: int, inputs: int, 
     assert np.abs(by_lane.astype(int)).sum() == np.abs(by_word.astype(int)).sum() == total
 
 
-@given(st.sampled_from([1, 2, 3, 5]), st.integers(1, 3), st.integers(1, 3), st.integers(1, 7), st.integers(1, 3), st.integers(0, 99))
-@settings(max_examples=50, deadline=None, derandomize=True)
-def test_columns_of_a_depthwise_kernel_meet_their_rows(rows: int, stride: int, dilation: int, height: int, width: int, seed: int) -> None:
-    """A dot product over the fours of input rows is the sum over the kernel's rows."""
+@given(
+    st.sampled_from([1, 2, 3, 5]),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 7),
+    st.integers(1, 3),
+    st.sampled_from([2, 4]),
+    st.integers(0, 99),
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_columns_of_a_depthwise_kernel_meet_their_rows(
+    rows: int, stride: int, dilation: int, height: int, width: int, size: int, seed: int
+) -> None:
+    """A dot product over words of input rows is the sum over the kernel's rows."""
     draw = np.random.default_rng(seed)
     weight = draw.integers(-127, 128, (5, 1, height, width))
-    words = pack.column_words(rows, height, stride, dilation)
-    packed = pack.weights_by_column(weight, 16, rows, stride, dilation).astype(np.int64).reshape(1, len(words), width, 16, 4)
+    words = pack.column_words(rows, height, stride, dilation, size)
+    by_column = pack.weights_by_column(weight, 16, rows, stride, dilation, size)
+    packed = by_column.astype(np.int64).reshape(1, len(words), width, 16, size)
     reach = (rows - 1) * stride + (height - 1) * dilation + 1
-    image = draw.integers(0, 256, (padded(reach, 4), 16))
+    image = draw.integers(0, 256, (padded(reach, size), 16))
     for row, column in product(range(rows), range(width)):
-        mine = [(number, four) for number, (its_row, four) in enumerate(words) if its_row == row]
-        found = sum(np.einsum("bc,cb->c", image[4 * four : 4 * four + 4], packed[0, number, column]) for number, four in mine)
+        mine = [(number, start * size) for number, (its_row, start) in enumerate(words) if its_row == row]
+        found = sum(np.einsum("bc,cb->c", image[start : start + size], packed[0, number, column]) for number, start in mine)
         wanted = sum(image[row * stride + tap * dilation, :5] * weight[:, 0, tap, column] for tap in range(height))
         np.testing.assert_array_equal(found[:5], wanted)
 
@@ -77,7 +88,8 @@ def test_merged_groups_are_the_same_convolution(groups: int, inputs: int, output
 @given(st.integers(1, 112), st.integers(1, 112), st.tuples(st.integers(1, 7), st.integers(1, 7)), st.integers(1, 3))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_tiles_of_depthwise_kernels_fit(height: int, width: int, kernel: tuple[int, int], stride: int) -> None:
-    rows, columns = column_tile(height, width, kernel, (stride, stride), (1, 1))
-    assert 1 <= rows <= height
-    assert 1 <= columns <= width
-    assert rows * columns <= COLUMN_SUMS
+    for kind in COLUMNS.values():
+        rows, columns = column_tile(height, width, kernel, (stride, stride), (1, 1), kind)
+        assert 1 <= rows <= height
+        assert 1 <= columns <= width
+        assert rows * columns <= kind.sums

@@ -25,7 +25,7 @@ from fxpress_backends.tvm.run import POOL_SIZE
 from fxpress_backends.tvm.tracker import session
 from fxpress_ir.errors import ArtifactError, BenchError
 from safetensors.numpy import load_file, save_file
-from support import residual_net
+from support import narrow_net, residual_net
 from tvm import rpc
 from tvm.rpc.tracker import Tracker
 
@@ -128,10 +128,18 @@ def test_a_library_that_does_not_fit_the_server(case: str, server: Any, artifact
     assert "\n" not in str(caught.value)
 
 
-def test_a_library_without_its_weights(server: Any, artifact: Artifact) -> None:
-    apart = _with(artifact, sparse={"file": "sparse.safetensors", "tensors": {"w": {"shape": [64], "fill": 0}}})
-    with pytest.raises(BenchError, match="its library holds no weights, they are stored as bitmasks and values; lower it dense"):
-        bench([apart], rpc=server.tracker, key=KEY, **QUICK)
+def test_weights_that_are_stored_apart_are_sent(server: Any, tmp_path: Path) -> None:
+    """They come out of their file here."""
+    program = narrow_net()
+    artifact = lower(program, "tvm:x86-64", tmp_path / "net")
+    assert artifact.manifest["details"]["apart"]["tensors"]
+    given = np.random.default_rng(0).integers(-128, 128, (5, 64)).astype(np.int8)
+    with remote.Remote(server.tracker, KEY, wait=30, timeout=30, threads=1) as there:
+        (found,) = there.open("net", artifact, [given]).outputs()
+        np.testing.assert_array_equal(found, program.run(torch.from_numpy(given))[0].numpy())
+        (artifact.folder / "weights.safetensors").write_bytes(b"")
+        with pytest.raises(ArtifactError, match=r"its weights in weights\.safetensors are malformed"):
+            there.open("net", artifact, [given])
 
 
 def test_a_server_of_unknown_make_is_left_to_its_loader() -> None:

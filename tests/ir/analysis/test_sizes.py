@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fxpress_ir import Program, capture
-from fxpress_ir.analysis.sizes import Example, concrete, concrete_size, symbols
+from fxpress_ir.analysis.sizes import Example, concrete, concrete_size, is_empty, symbols
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -44,3 +44,10 @@ def test_symbols_are_listed_with_example_and_bound(program: Program) -> None:
 def test_a_symbol_without_a_value_is_an_error(program: Program) -> None:
     with pytest.raises(KeyError):
         concrete_size(program.outputs()[1].meta["val"].shape[0], {})
+
+
+def test_what_has_no_elements_at_any_size_is_empty(program: Program) -> None:
+    joint = program.outputs()[0].meta["val"]
+    assert is_empty(torch.zeros(0))
+    assert is_empty(joint[:, 3:])
+    assert not any(map(is_empty, (joint, joint[1:], torch.zeros(()), 0, None)))

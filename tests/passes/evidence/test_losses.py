@@ -6,7 +6,7 @@ import pytest
 import torch
 from float_programs import Chain, captured
 from fxpress_ir.errors import CalibrationError
-from fxpress_passes.evidence.losses import DISTANCES, LOSSES, divergence, first_float, perturbed, squares
+from fxpress_passes.evidence.losses import COORDINATES, DISTANCES, LOSSES, divergence, first_float, perturbed, squares
 from torch import nn
 from torch.func import functional_call
 
@@ -21,6 +21,16 @@ def test_divergence_is_the_sum_of_p_log_p_over_q() -> None:
 def test_squares_are_of_whole_samples() -> None:
     original, other = torch.zeros(2, 3, 2), torch.full((2, 3, 2), 2.0)
     assert float(squares(original, other)) == pytest.approx(6 * 4 / 2)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_half_the_squared_length_of_a_small_move_is_its_distance(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randn(6, 5, dtype=torch.float64, generator=generator)
+    move = 1e-3 * torch.randn(6, 5, dtype=torch.float64, generator=generator)
+    length = COORDINATES[name](original, move).square().sum() / 2
+    assert float(length) / 6 == pytest.approx(float(DISTANCES[name](original, original + move)), rel=1e-2)
+    assert COORDINATES.keys() == DISTANCES.keys()
 
 
 @pytest.mark.parametrize("name", DISTANCES)

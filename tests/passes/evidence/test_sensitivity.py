@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import pytest
 import torch
 from float_programs import Chain, captured
 from fxpress_ir import Program
 from fxpress_passes import Context
 from fxpress_passes.evidence import Calibration, Evidence
-from fxpress_passes.evidence.sensitivity import MEASURES, Asked, Perturbation, interactions
+from fxpress_passes.evidence.sensitivity import MEASURES, Asked, Perturbation, interactions, superposed
 from fxpress_passes.evidence.sensitivity.measured import distance
 from torch import Tensor, nn
 
@@ -83,3 +86,47 @@ def test_interactions_are_what_an_additive_model_leaves_out() -> None:
 def test_random_masks_are_those_of_the_seed(program: Program) -> None:
     asked = _asked(program, _rounded(program, _weights(program)[0], 0.3))
     assert MEASURES["masked"](asked) == MEASURES["masked"](asked)
+
+
+class _Sum(nn.Module):
+    """Two branches; what is done to both adds in the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.other(x)
+
+
+@pytest.mark.parametrize("loss", ["squares", "divergence"])
+def test_superposed_moves_tell_what_several_choices_cost_together(loss: str) -> None:
+    torch.manual_seed(0)
+    program = captured(_Sum(), 2, 3)
+    one, other = _weights(program)
+    base = {one: program.tensors[one].detach() + 0.01 * torch.randn(4, 3)}
+    steps = {name: program.tensors[name].detach() + 0.02 * torch.randn(4, 3) for name in (one, other)}
+    choices = [Perturbation(name, lambda name=name: {name: steps[name]}) for name in steps]  # type: ignore[misc]
+    both = Perturbation("both", lambda: steps)
+    asked = _asked(program, *choices, loss=loss)
+    around = superposed(replace(asked, base=base))
+    assert torch.equal(superposed(asked)[0], torch.zeros(3, dtype=torch.float64))
+    exact = distance(replace(asked, perturbations=[*choices, both], base=base))
+    start = distance(replace(asked, perturbations=[Perturbation("none", dict)], base=base))["none"]
+    # `superposed` takes the mean of rows, as the divergence does and the squares of a sample's one row
+    assert float(around[0, 0]) / 2 == pytest.approx(start, rel=0.02)
+    for place, choice in enumerate(choices, start=1):
+        both_rows = around[[0, place]][:, [0, place]]
+        assert float(both_rows.sum()) / 2 == pytest.approx(exact[choice.name], rel=0.02)
+    assert float(around.sum()) / 2 == pytest.approx(exact["both"], rel=0.02)
+
+
+def test_drawn_rows_are_enough_for_inner_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    program = captured(_Sum(), 2, 3)
+    asked = _asked(program, *(_rounded(program, name, 0.2) for name in _weights(program)), loss="squares")
+    whole = superposed(asked)
+    monkeypatch.setattr(sys.modules["fxpress_passes.evidence.sensitivity.superposed"], "_MOST", 3 * 4 * 16)
+    half = superposed(asked)
+    assert not torch.equal(half, whole)
+    assert torch.allclose(half, whole, rtol=0.5, atol=0.1 * float(whole.abs().max()))

@@ -50,7 +50,8 @@ def test_a_folder_folds_to_what_peft_runs(label: str, tmp_path: Path) -> None:
     assert relative(folded.run(IDS[:1])[0], wanted[:1]) < 2 * rtol
     assert calls(folded) == calls(before)
     # One rounding to float32 a weight: half a step, relative to the largest result of the layer.
-    assert all(isinstance(note, Certificate) and note.residual < 1e-6 for note in context.notes)
+    assert all(note.residual < 1e-6 for note in context.notes if isinstance(note, Certificate))
+    assert bool(context.notes)
 
 
 def test_every_kind_of_peft_folds_or_is_refused() -> None:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from blocks import BLOCKS, ready, seen
+from float_programs import captured, sample
 from fxpress_ir import Program
+from fxpress_ir.errors import RefusalError
+from fxpress_passes.pipeline import Pipeline
 from fxpress_passes.quantize.place_quantizers import PlaceQuantizers
 from fxpress_passes.quantize.recognize import Recognition, computes_on_floats, recognize
 from fxpress_passes.quantize.recognized import Recognized
@@ -15,6 +18,7 @@ from networks import NETWORKS
 from quantized import network_stages
 from sketch import IMAGE, Sketch, alone, attended, rotated
 from torch import Tensor, fx
+from torch.nn import functional
 
 _aten = torch.ops.aten
 RELU, RELU6, CLAMP, SIGMOID = _aten.relu.default, _aten.relu6.default, _aten.clamp.default, _aten.sigmoid.default
@@ -275,3 +279,20 @@ def _without_quantizers(program: Program) -> fx.Graph:
 def test_an_image_without_a_batch_has_no_window() -> None:
     sketch = Sketch(*IMAGE[1:])
     assert sketch.found(_conv(sketch, sketch.x)) == ["its input is one image without a batch dimension"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x: x + functional.linear(x[:, :0], torch.zeros(6, 0)),
+        lambda x: x + functional.linear(x, torch.zeros(0, 6)).sum(1, keepdim=True),
+        lambda x: x + (x[:, :0].relu() * torch.zeros(0)).sum(1, keepdim=True),
+        lambda x: (x * 2, torch.cat([x[:, :0], torch.zeros(0)], 1)),
+    ],
+    ids=["no inputs", "no outputs", "a function of nothing", "nothing joined"],
+)
+def test_what_has_no_elements_has_no_range_and_is_refused(body: Callable[[Tensor], Tensor]) -> None:
+    program, pipeline = captured(body, 1, 6), "quantize-dyadic{{integer_only={}}}"
+    with pytest.raises(RefusalError, match="it reads or makes a tensor without elements; rewrite it, or allow float islands"):
+        Pipeline.parse(pipeline.format("true")).run(program, calibration=[sample(program, 8)])
+    assert Pipeline.parse(pipeline.format("false")).run(program, calibration=[sample(program, 8)]).program.islands

@@ -6,7 +6,6 @@ import torch
 from float_programs import Chain, captured
 from fxpress_passes import Context
 from fxpress_passes.allocate.answer import Answer
-from fxpress_passes.allocate.solvers import Milp
 from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.quantize.allocate_bits import AllocateBits
 from fxpress_passes.quantize.layer_choices import layers_of
@@ -24,9 +23,9 @@ def test_a_bad_start_is_left_for_a_better_answer() -> None:
     names = [unit.name for unit in problem.units]
     bad = Answer.of(problem, dict.fromkeys(names, "w2a8"), "milp")
     search = Refine(program, {layer.names[0]: layer for layer in layers_of(program)}, context, "divergence")
-    found = search.better(problem, bad, Milp(), 4)
+    found = search.better(problem, bad, 4)
     uniform = search.measured(dict.fromkeys(names, "w4a8"))
     assert found.loss <= uniform < search.measured(bad.chosen)
     assert found.loss == search.measured(found.chosen)
     assert problem.holds(problem.costs(found.chosen))
-    assert search.better(problem, found, Milp(), 0).chosen == found.chosen
+    assert search.better(problem, found, 0).chosen == found.chosen

@@ -12,21 +12,21 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 from ..cuda import EMULATED, FAMILY
 from ..physical import Group, Plan
 from ..sizes import value
-from .attention import attention_amx, attention_loops, attention_threads, attention_vnni
+from .attention import attention_amx, attention_avx2, attention_loops, attention_sdot, attention_threads, attention_usdot, attention_vnni
 from .columns import Columns
 from .conv2d_amx import conv2d_amx
-from .conv2d_depthwise import conv2d_depthwise
+from .conv2d_depthwise import conv2d_depthwise, conv2d_depthwise_avx2, conv2d_depthwise_sdot
 from .conv2d_loops import conv2d_loops
-from .conv2d_vnni import conv2d_avx2, conv2d_mmla, conv2d_sdot, conv2d_vnni
+from .conv2d_vnni import conv2d_avx2, conv2d_mmla, conv2d_sdot, conv2d_smull, conv2d_vnni
 from .dp4a import conv2d_dp4a, linear_dp4a
 from .elementwise import add, multiply, requantize
 from .gather import concat, embedding, gather
 from .linear_amx import linear_amx
 from .linear_loops import linear_loops
-from .linear_vnni import linear_avx2, linear_mmla, linear_pairs, linear_sdot, linear_vnni
+from .linear_vnni import linear_avx2, linear_mmla, linear_nibbles, linear_pairs, linear_sdot, linear_smull, linear_vnni
 from .logic import compare, logical_and, logical_not, logical_or
 from .lut import lut, lut16, lut_permute
-from .matmul import matmul_loops, matmul_vnni
+from .matmul import matmul_avx2, matmul_loops, matmul_sdot, matmul_usdot, matmul_vnni
 from .mma import conv2d_mma, linear_mma
 from .movement import convert, dequantize, quantize, rearrange
 from .normalize import affine, normalize
@@ -38,11 +38,12 @@ from .softmax import softmax
 from .threads import on_threads
 
 _KERNELS: tuple[Callable[[Call], None], ...] = (
-    add, affine, attention_amx, attention_loops, attention_threads, attention_vnni, compare, concat, conv2d_amx, conv2d_avx2,
-    conv2d_depthwise, conv2d_dp4a, conv2d_loops, conv2d_mma, conv2d_mmla, conv2d_sdot, conv2d_vnni, convert, dequantize,
-    embedding, gather, linear_amx, linear_avx2, linear_dp4a, linear_loops, linear_mma, linear_mmla, linear_pairs, linear_sdot,
-    linear_vnni, logical_and, logical_not, logical_or, lut, lut16, lut_permute, matmul_loops, matmul_vnni, max_pool2d, multiply,
-    normalize, positions, quantize, rearrange, requantize, rotary, softmax, sum_pool2d,
+    add, affine, attention_amx, attention_avx2, attention_loops, attention_sdot, attention_threads, attention_usdot, attention_vnni,
+    compare, concat, conv2d_amx, conv2d_avx2, conv2d_depthwise, conv2d_depthwise_avx2, conv2d_depthwise_sdot, conv2d_dp4a,
+    conv2d_loops, conv2d_mma, conv2d_mmla, conv2d_sdot, conv2d_smull, conv2d_vnni, convert, dequantize, embedding, gather, linear_amx,
+    linear_avx2, linear_dp4a, linear_loops, linear_mma, linear_mmla, linear_nibbles, linear_pairs, linear_sdot, linear_smull,
+    linear_vnni, logical_and, logical_not, logical_or, lut, lut16, lut_permute, matmul_avx2, matmul_loops, matmul_sdot, matmul_usdot,
+    matmul_vnni, max_pool2d, multiply, normalize, positions, quantize, rearrange, requantize, rotary, softmax, sum_pool2d,
 )  # fmt: skip
 KERNELS = {kernel.__name__: kernel for kernel in _KERNELS}
 

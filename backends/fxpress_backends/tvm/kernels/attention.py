@@ -9,7 +9,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import BYTES, LANES
-from . import head_amx, head_loops, head_threads, head_vnni
+from . import head_amx, head_avx2, head_loops, head_sdot, head_threads, head_vnni
 from .epilogue import rounded, store
 from .heads import Heads
 from .matmul import unravelled
@@ -27,6 +27,21 @@ def attention_vnni(call: Call) -> None:
     _attention(call, head_vnni.Head, BYTES)
 
 
+def attention_avx2(call: Call) -> None:
+    """Products of pairs and byte permutes."""
+    _attention(call, head_avx2.Head, BYTES)
+
+
+def attention_sdot(call: Call) -> None:
+    """Dot products of s8 and byte permutes."""
+    _attention(call, head_sdot.Head, BYTES)
+
+
+def attention_usdot(call: Call) -> None:
+    """The same with u8 on the left."""
+    _attention(call, head_sdot.MixedHead, BYTES)
+
+
 def attention_loops(call: Call) -> None:
     """Plain loops over 16 lanes."""
     _attention(call, head_loops.Head, 1)
@@ -41,7 +56,7 @@ def _attention(call: Call, kind: Any, wide: int) -> None:
     """Heads x parts of their queries; the last tile of queries repeats the last one.
 
     Args:
-        kind: `head_amx.Head`, `head_vnni.Head`, `head_loops.Head` or `head_threads.Head`.
+        kind: a head with the methods of `head_vnni.Head` or of `head_loops.Head`.
         wide: how many bytes of a mask it takes at a time.
     """
     call = _by_heads(call)

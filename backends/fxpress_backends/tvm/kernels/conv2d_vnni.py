@@ -13,6 +13,7 @@ from .avx2 import pair_tile
 from .mmla import MatrixTile
 from .operand import Call, fill_halo
 from .sdot import SignedTile
+from .smull import WideningTile
 from .vnni import Tile
 
 
@@ -22,6 +23,10 @@ def conv2d_vnni(call: Call) -> None:
 
 def conv2d_sdot(call: Call) -> None:
     convolve(call, SignedTile)
+
+
+def conv2d_smull(call: Call) -> None:
+    convolve(call, WideningTile)
 
 
 def conv2d_mmla(call: Call) -> None:
@@ -64,8 +69,12 @@ def convolve(call: Call, kind: type[Tile]) -> None:
             corner = (first_row * stride_down + top) * row_words + (first_column * stride_right + left) * pixel_words
             group = first_vector * LANES // settings["group_outputs"] if "group_outputs" in settings else 0
             start = T.bind(image * image_words + corner + group * group_words)
+            # the last tile of a row has itself for the next one
+            to_next = (T.min((block + 1) * tile_columns, width - tile_columns) - first_column) * (stride_right * pixel_words)
             with T.serial(kernel_height) as tap, T.serial(runs) as run, T.serial(run_words) as word:
                 here = T.bind(start + tap * (dilation_down * row_words) + run * (dilation_right * pixel_words) + word)
                 offsets = [row * stride_down * row_words + column * stride_right * pixel_words for row, column in pixels]
-                tile.step(words, [here + offset for offset in offsets], (tap * runs + run) * run_words + word)
+                depth = (tap * runs + run) * run_words + word
+                tile.ahead(words, [here + to_next + offset for offset in offsets], depth, word)
+                tile.step(words, [here + offset for offset in offsets], depth)
             tile.finish([[image, first_row + row, first_column + column] for row, column in pixels])

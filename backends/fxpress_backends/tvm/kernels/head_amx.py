@@ -12,6 +12,7 @@ from ..tiles import ROWS
 from . import head_vnni
 from .amx import SUMS, configure, operate, shares
 from .operand import Call, Expr
+from .quads import right_zero
 
 _SCORES, _MEANS = 0, 1
 """Tiles of sums; each has a tile of bytes and one of s8, four and six after it."""
@@ -62,7 +63,7 @@ class Head(head_vnni.Head):
         return self._stored(_SCORES)
 
     def weighted(self, totals: Sequence[Expr], block: Expr, reach: Expr) -> list[Expr]:
-        missing, values = 128 - self._v.spec.zero, self._values
+        missing, values = -right_zero(self._v.spec.zero, self._v.spec.dtype), self._values
         operate(self._emulated, "clear", T.uint8(_MEANS))
         with T.serial((reach + BYTES - 1) // BYTES) as step:
             fours = values.packed[(block * values.count + step * LANES) * LANES]

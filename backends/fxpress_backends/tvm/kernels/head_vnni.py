@@ -1,4 +1,4 @@
-"""One head in dot products: keys packed 16 by word of 4 channels, values 16 channels by word of 4 keys, both turned to s8 once.
+"""One head in dot products of bytes: keys packed 16 by word of 4 channels, values 16 channels by word of 4 keys, both turned to s8 once.
 
 A tile of queries shares each packed vector: a step is one load of it, and one broadcast word and one dot product a query.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import cast
+from typing import ClassVar, cast
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import BYTES, LANES, WORD
-from .lut import permuted
+from .byte_dot import Vnni
+from .lookup import LOOKUPS
 from .operand import Call, Expr, lanes
-from .quads import SIGNS, Quads, word_at
-from .vnni import dot
+from .quads import SIGNS, Quads, right_zero
 
 _ALL = T.Ramp(0, 1, LANES)
-_ONES = 0x01010101
 
 
 class Head:
@@ -29,6 +28,7 @@ class Head:
         stride: elements of one query in them.
     """
 
+    dots: ClassVar[type[Vnni]] = Vnni
     _fours = 1
     """Packed fours of values are a multiple of it."""
 
@@ -39,11 +39,17 @@ class Head:
         self._words = self._words_of(-(-self._depth // WORD))
         self.stride = (self._keys + BYTES - 1) // BYTES * BYTES
         self.codes = T.alloc_buffer((tile * self.stride,), "uint8")
-        self._exponentials = T.alloc_buffer((tile * self.stride // WORD,), "int32")
+        self._allocate(tile)
         with T.serial(tile * self.stride // BYTES) as step:
             T.buffer_store(self.codes, T.Broadcast(T.uint8(0), BYTES), [T.Ramp(step * BYTES, 1, BYTES)])
         self._pack_keys()
-        self._values = Quads(self._v, head, self._keys, self._fours)
+        self._pack_values()
+
+    def _allocate(self, tile: int) -> None:
+        self._exponentials = T.alloc_buffer((tile * self.stride // WORD,), "int32")
+
+    def _pack_values(self) -> None:
+        self._values = Quads(self._v, self._head, self._keys, self._fours)
 
     @staticmethod
     def tasks(call: Call, count: Expr) -> AbstractContextManager[Expr]:
@@ -64,14 +70,15 @@ class Head:
             with T.serial(LANES) as lane, T.serial(self._words) as word:
                 key = T.min(block * LANES + lane, self._keys - 1)
                 stored = T.min(word, (self._depth - 1) // WORD)
-                value = T.bitwise_xor(source[T.floordiv(self._k.offset([*self._head, key]), WORD) + stored], T.int32(SIGNS))
+                value = source[T.floordiv(self._k.offset([*self._head, key]), WORD) + stored]
+                value = T.bitwise_xor(value, T.int32(SIGNS)) if self._k.spec.dtype == "uint8" else value
                 T.buffer_store(self._packed_keys, self._within(value, word), [(block * self._words + word) * LANES + lane])
             total = T.alloc_buffer((LANES,), "int32")
             T.buffer_store(total, lanes(0), [_ALL])
             with T.serial(self._words) as word:
-                ones = T.reinterpret(f"int8x{BYTES}", lanes(_ONES))
-                T.buffer_store(total, dot(total[_ALL], ones, self._keys_at(block, word)), [_ALL])
-            T.buffer_store(self._starts, total[_ALL] * lanes(-self._q.spec.zero), [T.Ramp(block * LANES, 1, LANES)])
+                T.buffer_store(total, self.dots.dot(total[_ALL], self.dots.ones(), self._keys_at(block, word), "int8"), [_ALL])
+            zero = self.dots.zero(self._q.spec.zero, self._q.spec.dtype)
+            T.buffer_store(self._starts, total[_ALL] * lanes(-zero), [T.Ramp(block * LANES, 1, LANES)])
 
     def _within(self, value: Expr, word: Expr) -> Expr:
         whole, rest = divmod(self._depth, WORD)
@@ -89,13 +96,13 @@ class Head:
 
     def scores(self, block: Expr) -> list[Expr]:
         """q k^T of each query and 16 keys, int32."""
-        words, sums = self._q.words(), [T.alloc_buffer((LANES,), "int32") for _ in self._queries]
+        words, kind, sums = self._q.words(), self._q.spec.dtype, [T.alloc_buffer((LANES,), "int32") for _ in self._queries]
         for partial in sums:
             T.buffer_store(partial, self._starts[T.Ramp(block * LANES, 1, LANES)], [_ALL])
         with T.serial(self._words) as word:
             keys = T.bind(self._keys_at(block, word))
             for start, partial in zip(self._queries, sums, strict=True):
-                T.buffer_store(partial, dot(partial[_ALL], word_at(words, start + word), keys), [_ALL])
+                T.buffer_store(partial, self.dots.dot(partial[_ALL], self.dots.word(words, start + word, kind), keys, kind), [_ALL])
         return [partial[_ALL] for partial in sums]
 
     def exponentials(self, row: Expr, count: Expr, reach: Expr, seen: Callable[[Expr], Expr] | None) -> Expr:
@@ -114,29 +121,38 @@ class Head:
         largest = T.bind(T.call_llvm_pure_intrin("uint8", "llvm.vector.reduce.umax", most[T.Ramp(0, 1, BYTES)]))
         total = T.alloc_buffer((LANES,), "int32")
         T.buffer_store(total, lanes(0), [_ALL])
-        quarters = [T.bind(T.reinterpret(f"int8x{BYTES}", table[T.Ramp(BYTES * number, 1, BYTES)])) for number in range(4)]
+        find = LOOKUPS[self._call.attributes["lookup"]](lambda run: table[run])
         with T.serial(steps) as step:
             at = T.bind(first + step * BYTES)
             distance = T.bind(T.reinterpret(f"int8x{BYTES}", T.Broadcast(largest, BYTES) - self.codes[T.Ramp(at, 1, BYTES)]))
-            low, high = (permuted(quarters[number], distance, quarters[number + 1]) for number in (0, 2))
-            found = T.Select(distance < T.Broadcast(T.int8(0), BYTES), high, low)
             inside = T.Ramp(step * BYTES, 1, BYTES) < T.Broadcast(count, BYTES)
-            kept = T.bind(T.Select(inside, found, T.Broadcast(T.int8(0), BYTES)))
+            kept = T.bind(T.Select(inside, find(distance), T.Broadcast(T.int8(0), BYTES)))
             if seen is not None:
                 kept = T.bind(T.bitwise_and(kept, T.reinterpret(f"int8x{BYTES}", seen(at))))
-            T.buffer_store(self._exponentials, T.reinterpret(f"int32x{LANES}", kept), [T.Ramp(at // WORD, 1, LANES)])
-            T.buffer_store(total, dot(total[_ALL], kept, T.Broadcast(T.int8(1), BYTES)), [_ALL])
+            self._keep(kept, at)
+            T.buffer_store(total, self._added_up(total[_ALL], kept), [_ALL])
         return T.bind(T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.add", total[_ALL]))
+
+    def _keep(self, kept: Expr, at: Expr) -> None:
+        """64 exponentials, u8 whose bits are int8x64, for `weighted`."""
+        T.buffer_store(self._exponentials, T.reinterpret(f"int32x{LANES}", kept), [T.Ramp(at // WORD, 1, LANES)])
+
+    def _added_up(self, total: Expr, kept: Expr) -> Expr:
+        """int32x16, whose sum grows by 64 exponentials."""
+        return self.dots.added_up(total, kept)
 
     def weighted(self, totals: Sequence[Expr], block: Expr, reach: Expr) -> list[Expr]:
         """sum E v of each query over 16 channels, int32; `totals` take off v's zero point."""
-        missing = 128 - self._v.spec.zero
+        missing = -right_zero(self._v.spec.zero, self._v.spec.dtype)
         sums = [T.alloc_buffer((LANES,), "int32") for _ in totals]
         for partial, total in zip(sums, totals, strict=True):
             T.buffer_store(partial, T.Broadcast(total * missing, LANES) if missing else lanes(0), [_ALL])
-        with T.serial((reach + WORD - 1) // WORD) as quad:
+        return self._add_products(sums, block, (reach + WORD - 1) // WORD)
+
+    def _add_products(self, sums: Sequence[Expr], block: Expr, quads: Expr) -> list[Expr]:
+        with T.serial(quads) as quad:
             values = T.bind(self._values.at(block, quad))
             for row, partial in enumerate(sums):
-                word = word_at(self._exponentials, row * (self.stride // WORD) + quad)
-                T.buffer_store(partial, dot(partial[_ALL], word, values), [_ALL])
+                word = self.dots.word(self._exponentials, row * (self.stride // WORD) + quad, "uint8")
+                T.buffer_store(partial, self.dots.dot(partial[_ALL], word, values, "uint8"), [_ALL])
         return [partial[_ALL] for partial in sums]

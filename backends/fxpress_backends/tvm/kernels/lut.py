@@ -7,6 +7,7 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from ..pack import BYTES, line
 from .columns import Columns
+from .lookup import LOOKUPS
 from .operand import Call, Expr, fill_halo, over
 
 
@@ -42,10 +43,7 @@ def lut16(call: Call) -> None:
 
 
 def lut_permute(call: Call) -> None:
-    """64 bytes at a time along a row of pixels, or along a pixel's run of channels; the last ones moved back inside it.
-
-    ``vpermi2b`` looks up the low seven bits of each byte in two registers; the top bit selects the half of the table.
-    """
+    """64 bytes at a time along a row of pixels, or along a pixel's run of channels; the last ones moved back inside it."""
     (source,), output, (table,) = call.inputs, call.output, call.constants
     spec = output.spec
     inner = int(not isinstance(source, Columns) and bool(spec.outer) and isinstance(spec.outer[-1], int))
@@ -57,16 +55,10 @@ def lut_permute(call: Call) -> None:
     def row(outer: list[Expr]) -> None:
         start = [*outer, 0] if inner else outer
         read, written = T.bind(source.offset(start)), T.bind(output.offset(start))
-        quarters = [T.bind(T.reinterpret(f"int8x{BYTES}", table[0, T.Ramp(BYTES * number, 1, BYTES)])) for number in range(4)]
+        find = LOOKUPS[call.attributes["lookup"]](lambda run: table[0, run])
         with T.serial(-(-count // BYTES)) as step:
             at = T.bind(T.min(step * BYTES, count - BYTES))
             byte = T.bind(T.reinterpret(f"int8x{BYTES}", given[T.Ramp(read + at, 1, BYTES)]))
-            low, high = (permuted(quarters[number], byte, quarters[number + 1]) for number in (0, 2))
-            value = T.Select(byte < T.Broadcast(T.int8(0), BYTES), high, low)
-            T.buffer_store(stored, T.reinterpret(f"{spec.dtype}x{BYTES}", value), [T.Ramp(written + at, 1, BYTES)])
+            T.buffer_store(stored, T.reinterpret(f"{spec.dtype}x{BYTES}", find(byte)), [T.Ramp(written + at, 1, BYTES)])
 
     over(output, row, inner=inner)
-
-
-def permuted(first: Expr, byte: Expr, second: Expr) -> Expr:
-    return T.call_llvm_pure_intrin(f"int8x{BYTES}", "llvm.x86.avx512.vpermi2var.qi.512", first, byte, second)

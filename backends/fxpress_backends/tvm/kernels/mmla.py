@@ -45,6 +45,14 @@ class MatrixTile(Tile):
     def words(source: Operand) -> Any:
         return source.flat()
 
+    @classmethod
+    def elements(cls, positions: Sequence[Expr]) -> list[Expr]:
+        return [position * EIGHT for position in positions]
+
+    @classmethod
+    def bytes_of_word(cls) -> int:
+        return EIGHT
+
     def step(self, words: Any, positions: Sequence[Expr], depth: Expr) -> None:
         weight, signed = self._call.constants[0], self._call.inputs[0].spec.dtype == "int8"
         instruction = f"llvm.aarch64.neon.{'smmla' if signed else 'usmmla'}"

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from ..pack import LANES, WORD
+from ..pack import LANES, LINE, WORD
+from . import prefetch
 from .epilogue import finish, requantization
 from .operand import Call, Expr, Operand
 
@@ -53,6 +54,25 @@ class Tile:
             word = T.bind(T.reinterpret(f"{self.element}x{count}", T.Broadcast(words[position], LANES)))
             for vector in self._vectors:
                 T.buffer_store(sums[vector], self.dot(sums[vector][_ALL], word, weights[vector]), [_ALL])
+
+    def ahead(self, words: Any, positions: Sequence[Expr], depth: Expr, word: Expr) -> None:
+        """What the setting ``prefetch`` asks for at a step.
+
+        Args:
+            positions: where the next tile reads this step's words; none where it has no next one.
+            word: this step's within a run of neighbours in memory.
+        """
+        prefetch.weights(self._call, self._first, len(self._vectors), depth)
+        prefetch.inputs(self._call, words, self.elements(positions), word, LINE // self.bytes_of_word())
+
+    @classmethod
+    def elements(cls, positions: Sequence[Expr]) -> list[Expr]:
+        """Positions as `words` counts its elements."""
+        return list(positions)
+
+    @classmethod
+    def bytes_of_word(cls) -> int:
+        return WORD
 
     def finish(self, outers: Sequence[Sequence[Expr]]) -> None:
         """Requantise and store each pixel at its outer indices of the output."""

@@ -9,6 +9,7 @@ from .curvature import eigenvalue, fisher, hessian_trace, taylor, weight_error
 from .interaction import interactions
 from .masked import masked
 from .measured import distance, noise
+from .superposed import superposed
 
 MEASURES: Mapping[str, Measure] = {
     "distance": distance,
@@ -21,4 +22,4 @@ MEASURES: Mapping[str, Measure] = {
     "weight-error": weight_error,
 }
 
-__all__ = ["MEASURES", "Asked", "Measure", "Perturbation", "interactions"]
+__all__ = ["MEASURES", "Asked", "Measure", "Perturbation", "interactions", "superposed"]

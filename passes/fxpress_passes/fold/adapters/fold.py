@@ -12,12 +12,15 @@ from fxpress_ir.errors import PassError
 from torch import Tensor, fx
 
 from ...contract import Context
+from ..observed import Observed
 from .combine import COMBINATIONS, Part, combined
 from .folder import read_folder
 from .layer import Layer
 from .plan import Plan
 from .proof import certificate, requantized, requantizing
 from .sites import Site, Sites
+
+_MERGED = "PEFT's forward changes this one alone, its merge_and_unload all of them"
 
 
 def fold_folder(
@@ -85,6 +88,7 @@ class _Fold:
 
     def run(self, combination: str, rank: int) -> Program:
         self._edit, self._sites = self.program.edit(), self.plans[0].sites
+        self._observed = Observed(self.program, self.context)
         self._values: dict[tuple[str, str], Tensor] = {}
         self._puts: dict[tuple[str, str], tuple[tuple[fx.Node, ...], str]] = {}
         for plan in self.plans:
@@ -93,7 +97,10 @@ class _Fold:
             self._fold(module, combination, rank)
         self._check_overlaps()
         for (tensor, module), (calls, hint) in self._puts.items():
-            self._sites.put(self._edit, tensor, self._values[tensor, module], calls, hint)
+            value = self._values[tensor, module]
+            if self._sites.put(self._edit, tensor, value, calls, hint):
+                size = value.numel() * value.element_size()
+                self.context.note(f"{tensor} is read by other layers too: copied for {module}, {size} bytes more; {_MERGED}")
         return self._edit.finish()
 
     def _check_overlaps(self) -> None:
@@ -125,6 +132,7 @@ class _Fold:
                 what = f"{key} is {list(tensor.shape)}, the base's {list(base.shape)}"
                 raise PassError(what, where=plan.name, way_on="fold it onto the base that it was trained on")
             self._put(name, module, tensor.to(base.dtype), calls, f"{module}.{last}")
+            self.context.note(f"{name} is that of {plan.name}")
 
     def _value(self, name: str, module: str) -> Tensor:
         return self._values.get((name, module), self.program.tensors[name]).detach()
@@ -189,6 +197,6 @@ class _Fold:
             self._sites.put_bias(self._edit, site, after)
         source = " + ".join(str(part.layer.folder) for part in parts)
         stored = weight.T if site.transposed else weight
-        self.context.note(certificate(site, source, before, (folded, moved), (stored, after)))
+        self.context.note(certificate(site, source, before, (folded, moved), (stored, after), self._observed))
         if site.quantizer is not None:
             self.context.note(requantizing(site, site.quantizer, weight, self.program.tensors))

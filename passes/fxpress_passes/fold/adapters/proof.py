@@ -10,27 +10,21 @@ from fxpress_ir.ops import arguments
 from torch import Tensor, fx
 
 from ..certificate import Certificate, residual, zeros
+from ..observed import Observed
 from .layer import Folded, Layer
+from .runs import calibrated, drawn
 from .sites import Site
 
-_INPUTS, _SEED = 8, 0
 
-
-def certificate(site: Site, source: str, before: Layer, computed: Folded, stored: Folded) -> Certificate:
-    """On random inputs in float64: W x + b + (dW x + db) against the stored W' x + b'; tables and parameters are their own results."""
-    width = before.weight.shape[0] if site.role == "scale" else before.matrix.shape[1]
-    x = torch.randn(width, _INPUTS, generator=torch.Generator().manual_seed(_SEED), dtype=torch.float64)
-
-    def ran(weight: Tensor, bias: Tensor | None) -> Tensor:
-        if site.role not in ("linear", "conv", "scale"):
-            return weight.double()
-        result = weight.double().reshape(-1, 1) * x if site.role == "scale" else weight.double().flatten(1) @ x
-        return result if bias is None else result + bias.double().reshape(-1, 1)
-
+def certificate(site: Site, source: str, before: Layer, computed: Folded, stored: Folded, observed: Observed) -> Certificate:
+    """In float64, W x + b + (dW x + db) against the stored W' x + b', on calibration data or, without them, on random inputs."""
+    ran = calibrated(site, before, observed)
+    inputs = "random" if ran is None else "calibration"
+    ran = ran or drawn(site, before)
     delta = computed[0] - before.weight
     shift = None if computed[1] is None else computed[1] - before.bias_or_zero
     expected = ran(before.weight, before.bias) + ran(delta, shift)
-    return Certificate(site.weight, source, residual(expected, ran(*stored)), "random", (zeros(before.weight), zeros(stored[0])))
+    return Certificate(site.weight, source, residual(expected, ran(*stored)), inputs, (zeros(before.weight), zeros(stored[0])))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fxpress_ir.ops import arguments
 from torch import Tensor, fx
 
 _aten, _fxp = torch.ops.aten, torch.ops.fxp
-_ROLES: dict[Any, tuple[str, str, str | None]] = {
+ROLES: dict[Any, tuple[str, str, str | None]] = {
     _aten.linear.default: ("linear", "weight", "bias"),
     _aten.addmm.default: ("linear", "mat2", "self"),
     _aten.mm.default: ("linear", "mat2", None),
@@ -23,8 +23,8 @@ _ROLES: dict[Any, tuple[str, str, str | None]] = {
     _aten.group_norm.default: ("scale", "weight", "bias"),
     _aten.batch_norm.default: ("scale", "weight", "bias"),
 }
-_ROLES |= {getattr(_aten, f"conv{d}d").default: ("conv", "weight", "bias") for d in (1, 2, 3)}
-_ROLES |= {getattr(_aten, f"conv{d}d").padding: ("conv", "weight", "bias") for d in (1, 2, 3)}
+ROLES |= {getattr(_aten, f"conv{d}d").default: ("conv", "weight", "bias") for d in (1, 2, 3)}
+ROLES |= {getattr(_aten, f"conv{d}d").padding: ("conv", "weight", "bias") for d in (1, 2, 3)}
 """operator ==> what its layer is, and the names of the weight's and the bias's arguments."""
 _TRANSPOSED = {_aten.addmm.default, _aten.mm.default, _aten.matmul.default}
 _QUANTIZERS = {_fxp.fake_quantize.default, _fxp.fake_quantize_channels.default}
@@ -71,7 +71,7 @@ class Sites:
             if node.op == "call_function" and node.target not in _QUANTIZERS:
                 for name in {_tensor(used)[0] for used in node.all_input_nodes} - {None}:
                     self._by_tensor[str(name)].append(node)
-                if node.target in _ROLES and _weight(node)[0] is not None:
+                if node.target in ROLES and _weight(node)[0] is not None:
                     self._by_module[node.meta.get("module", "")].append(node)
 
     @property
@@ -92,7 +92,7 @@ class Sites:
         calls = self._own(f"{module}.weight", module) or self._by_module.get(module, [])
         if not calls:
             raise PassError("the module uses no weight in the captured graph", where=where, way_on="ignore=[...] leaves it out")
-        if any(call.target not in _ROLES or _weight(call)[0] is None for call in calls):
+        if any(call.target not in ROLES or _weight(call)[0] is None for call in calls):
             names = ", ".join(sorted(call.name for call in calls))
             raise PassError(f"its weight is used by {names}, which is no layer", where=where, way_on="fold before other passes")
         sites = {self._of(module, call) for call in calls}
@@ -108,7 +108,7 @@ class Sites:
         return own or calls
 
     def _of(self, module: str, call: fx.Node) -> Site:
-        role, _, bias = _ROLES[call.target]
+        role, _, bias = ROLES[call.target]
         name, quantizer = _weight(call)
         given = arguments(call)[bias] if bias else None
         held = None if given is None else _tensor(given)[0]
@@ -128,11 +128,11 @@ class Sites:
     def readers(self, tensor: str) -> tuple[fx.Node, ...]:
         return tuple(self._by_tensor.get(tensor, []))
 
-    def put(self, edit: Edit, tensor: str, value: Tensor, calls: tuple[fx.Node, ...], hint: str) -> None:
-        """`value` for `tensor` in these calls; in its place where no other call reads it."""
+    def put(self, edit: Edit, tensor: str, value: Tensor, calls: tuple[fx.Node, ...], hint: str) -> bool:
+        """`value` for `tensor` in these calls, in its place where no other call reads it; whether it is a copy."""
         if set(self.readers(tensor)) <= set(calls):
             edit.tensors[tensor] = value
-            return
+            return False
         here = [edit.here(call) for call in calls]
         with edit.graph.inserting_before(here[0]):
             fresh = edit.add_tensor(hint, value)
@@ -142,11 +142,12 @@ class Sites:
                 raise PassError("a quantised weight is shared", where=call.name, way_on="fold before place-quantizers")
             for used in read:
                 call.replace_input_with(used, fresh)
+        return True
 
     def put_bias(self, edit: Edit, site: Site, value: Tensor) -> None:
         """The bias of calls that had none."""
         here = [edit.here(call) for call in site.calls]
-        _, _, name = _ROLES[here[0].target]
+        _, _, name = ROLES[here[0].target]
         if name is None:
             raise PassError("a product has no place for a bias", where=here[0].name, way_on="run compose-linear first")
         with edit.graph.inserting_before(here[0]):
@@ -170,5 +171,5 @@ def _tensor(node: fx.Node) -> tuple[str | None, fx.Node | None]:
 
 
 def _weight(call: fx.Node) -> tuple[str | None, fx.Node | None]:
-    value = arguments(call)[_ROLES[call.target][1]]
+    value = arguments(call)[ROLES[call.target][1]]
     return _tensor(value) if isinstance(value, fx.Node) else (None, None)

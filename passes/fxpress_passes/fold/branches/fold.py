@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fxpress_ir import Edit
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from ...contract import Context
 from ..certificate import Certificate, residual, zeros
+from ..observed import Observed
 from .composition import is_value
 from .constants import Constants
 from .layers import Layer, call
 from .region import Region, Unfit, norm_region, region_at
-from .replay import replayed
+from .replay import drawn, replayed
 from .terms import gather
 from .widening import Widening, widening_at
 
@@ -26,8 +28,8 @@ class Fold:
         changed: something was folded.
     """
 
-    def __init__(self, edit: Edit, context: Context, rtol: float) -> None:
-        self._edit, self._context, self._rtol = edit, context, rtol
+    def __init__(self, edit: Edit, observed: Observed, rtol: float) -> None:
+        self._edit, self._observed, self._context, self._rtol = edit, observed, observed.context, rtol
         self._constants = Constants(edit)
         self._unfit: dict[fx.Node, Unfit] = {}
         self._kept: set[fx.Node] = set()
@@ -69,8 +71,8 @@ class Fold:
         layer, parts = region.layer, region.parts
         parameters = self._rounded(layer, region.weight, region.bias, region.end)
         rows = layer.shape[0] if layer.kind == "embedding" else 0
-        source, expected = replayed(region.source, parts, self._constants, self._context.seed, rows)
-        if not self._certified(layer, region.end, parameters[0], residual(expected, self._ran(layer, source, parameters))):
+        inputs, source, expected = self._held(region.source, parts, rows)
+        if not self._certified(layer, region.end, parameters[0], residual(expected, self._ran(layer, source, parameters)), inputs):
             self._kept |= {*parts}
             return None
         new = self._written(layer, region.source, parameters, region.end)
@@ -83,11 +85,11 @@ class Fold:
         """The first layer, the function and the last layer in the place of all branches."""
         layers = (found.first, found.last)
         first, last = (self._rounded(layer, *given, found.end) for layer, given in zip(layers, found.parameters, strict=True))
-        source, expected = replayed(found.source, found.parts, self._constants, self._context.seed)
+        inputs, source, expected = self._held(found.source, found.parts)
         function, args = found.function.target, found.function.args[1:]
         assert callable(function)
         hidden = function(self._ran(found.first, source, first), *args, **found.function.kwargs)
-        if not self._certified(found.last, found.end, last[0], residual(expected, self._ran(found.last, hidden, last))):
+        if not self._certified(found.last, found.end, last[0], residual(expected, self._ran(found.last, hidden, last)), inputs):
             return
         new = self._written(found.first, found.source, first, found.end)
         with self._edit.graph.inserting_before(found.end):
@@ -99,6 +101,14 @@ class Fold:
         self._note_copy(found.first)
         self._note_copy(found.last)
 
+    def _held(self, source: fx.Node, parts: Sequence[fx.Node], rows: int = 0) -> tuple[str, Tensor, Tensor]:
+        """Where the source's values are from, those values, and what the graph gives for them."""
+        seen, (value, sizes) = self._observed.of(source), drawn(source, parts, self._context.seed, rows)
+        known = seen is not None and sizes.keys() <= self._observed.sizes.keys()
+        if seen is not None and known:
+            value, sizes = seen, dict(self._observed.sizes)
+        return "calibration" if known else "random", value, replayed(source, value, parts, self._constants, sizes)
+
     def _rounded(self, layer: Layer, weight: Tensor, bias: Tensor, end: fx.Node) -> Parameters:
         """Parameters in the dtype of what they replace; no bias where there was none and there is nothing to add."""
         dtype = end.meta["val"].dtype
@@ -109,13 +119,13 @@ class Fold:
         result: Tensor = target(*map_arg(args, self._constants.value))
         return result
 
-    def _certified(self, layer: Layer, end: fx.Node, weight: Tensor, moved: float) -> bool:
+    def _certified(self, layer: Layer, end: fx.Node, weight: Tensor, moved: float, inputs: str) -> bool:
         if not moved <= self._rtol:
             reason = f"the folded layer differs from it by {moved:.1e} of its largest value"
             self._context.refuse(end, reason, "its terms cancel too far for its dtype: it stays")
             return False
         before = 0 if layer.weight is None else zeros(self._constants.value(layer.weight))
-        self._context.note(Certificate(layer.name, end.name, moved, "random", (before, zeros(weight))))
+        self._context.note(Certificate(layer.name, end.name, moved, inputs, (before, zeros(weight))))
         return True
 
     def _note_copy(self, layer: Layer) -> None:

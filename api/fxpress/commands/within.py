@@ -1,0 +1,136 @@
+"""``fxpress compress MODEL --budget ... --floor ...`` or ``--plan ...``: no recipe; the allocator chooses, or chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxpress_ir.errors import PassError, PipelineError
+from rich.console import Console
+
+from .terminal import Tell, print_json
+
+if TYPE_CHECKING:
+    from ..joint.within import Within
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says beside the model and the folder."""
+
+    budgets: Sequence[str]
+    floors: Sequence[str]
+    targets: Sequence[str]
+    calibration: str | None
+    seed: int | None
+
+    @property
+    def target(self) -> str:
+        """The one target.
+
+        Raises:
+            PipelineError: there is none, or more.
+        """
+        if len(self.targets) != 1:
+            what = f"{len(self.targets) or 'no'} targets"
+            raise PipelineError(what, where="compress", way_on="a budget is held on one: give --target once")
+        return self.targets[0]
+
+
+def compress_within(model: str, out: Path, asked: Asked, progress: Tell | None) -> Within:
+    """Search, build and measure."""
+    from ..data import Data
+    from ..joint.attempts import How
+    from ..joint.goal import budgets, floor
+    from ..joint.within import compress_within as run
+    from ..model_source import open_model
+
+    limits, least, target = budgets(asked.budgets), floor(asked.floors), asked.target
+    data = None if asked.calibration is None else Data(asked.calibration)
+    return run(open_model(model), limits, least, target, out, data, How(seed=asked.seed or 0), progress)
+
+
+def replayed(model: str, out: Path, asked: Asked, plan: Path) -> Path:
+    """The artifact's folder of what a plan says."""
+    from ..data import Data
+    from ..joint.attempts import How
+    from ..joint.plan import JointPlan
+    from ..joint.within import replay
+    from ..model_source import open_model
+
+    target = asked.target
+    try:
+        text = plan.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"cannot be read: {error}", where=f"plan {str(plan)!r}", way_on="name what --budget wrote") from error
+    data = None if asked.calibration is None else Data(asked.calibration)
+    return replay(open_model(model), JointPlan.from_json(text), target, out, data, How(seed=asked.seed or 0)).folder
+
+
+def write_fronts(done: Within, out: Path) -> list[Path]:
+    """``pareto-size.json`` and, where matplotlib is installed, ``pareto-size.svg`` for each budget."""
+    from fxpress_passes.allocate import picture
+
+    written = []
+    for resource, swept in done.fronts.items():
+        file = out / f"pareto-{resource}.json"
+        file.write_text(swept.to_json(), encoding="utf-8")
+        written.append(file)
+        try:
+            title = f"{done.artifact.target}: predicted loss over {resource}"
+            measured = done.found.measured[resource]
+            written.append(picture(swept, out / f"pareto-{resource}.svg", chosen=done.found.answer, measured=measured, title=title))
+        except PassError as error:
+            written.append(Path(f"({error.what}; {error.way_on})"))
+    return written
+
+
+def show_json(done: Within) -> None:
+    """The figures for machines; `accuracy` is the change in points, as floors are written."""
+    latency = done.latency_ratio
+    before, after = done.accuracy or (None, None)
+    found: dict[str, Any] = {
+        "held": done.held,
+        "target": done.artifact.target,
+        "folder": str(done.artifact.folder),
+        "size_ratio": done.size_ratio,
+        "latency_ratio": None if latency is None else latency.median,
+        "latency_interval": None if latency is None else [latency.low, latency.high],
+        "accuracy": done.points,
+        "accuracy_before": before,
+        "accuracy_after": after,
+        "size_bytes": done.artifact.payload_size,
+        "float_bytes": done.float_size,
+        "predicted": dict(done.found.answer.costs),
+        "broken": list(done.found.broken),
+        "floor": done.floor,
+        "plan": done.plan.to_json(),
+        "report": str(done.report),
+    }
+    print_json(found)
+
+
+def show(done: Within, written: Sequence[Path]) -> None:
+    console = Console()
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    line(str(done.plan))
+    line("")
+    line(str(done.report))
+    line("")
+    line(str(done.found))
+    line(f"\nsize {done.size_ratio:.3f} of the float weights' {done.float_size / 1e3:.1f} kB")
+    if done.latency_ratio is not None:
+        line(f"latency {done.latency_ratio} of the float model's on onnx:float")
+    if done.accuracy is not None:
+        before, after = done.accuracy
+        line(f"accuracy {100 * before:.2f} -> {100 * after:.2f} %, {done.points:+.2f} points")
+    for name in done.found.broken:
+        line(f"MISSED: {name} is above its budget as measured; raise it")
+    if done.floor is not None and done.points is not None and done.points < done.floor:
+        line(f"MISSED: accuracy {done.points:+.2f} points, {done.floor:+.2f} asked at least; raise a budget")
+    line(f"written: {', '.join(map(str, [done.artifact.folder, *written]))}")

@@ -1,0 +1,202 @@
+"""model, target ==> losses and costs, measured once; budgets ==> an answer that was built, lowered and measured, and holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fxpress_backends.artifact import Artifact, lower
+from fxpress_backends.bench import bench
+from fxpress_backends.latency import Ratio, Table
+from fxpress_ir import Program
+from fxpress_ir.errors import InfeasibleError
+from fxpress_passes import Context, Pass, QuantizeDyadic, Recover
+from fxpress_passes.allocate import Answer, Front, Measured, Milp, front
+from fxpress_passes.evidence import Calibration, Evidence
+from fxpress_passes.evidence.losses import divergence
+from fxpress_passes.pipeline import Pipeline, Report
+
+from ..costs import MeasuredCosts
+from ..model_source import Source
+from ..never_slower import sizes_of
+from .costs import Costs
+from .goal import Budget
+from .losses import Losses, relative_error
+from .measure import TargetMeasure
+from .plan import JointPlan
+from .prepare import prepared
+from .problem import problem_of
+from .search import Progress, improved
+from .space import FAMILIES, Space
+
+FLOAT = "onnx:float"
+"""The target on which the float model is timed: what users have before."""
+_SOLVINGS, _SECONDS = 4, 30.0
+"""How often costs are written anew at the answer, in which they are exact, and how long one solving may take."""
+_MARGIN = 0.995
+"""Of what a broken budget leaves to be aimed at, so that rounding does not break it again."""
+
+
+@dataclass(frozen=True)
+class How:
+    """Settings of a search.
+
+    Attributes:
+        families: what may be chosen.
+        rounds: of improving the answer around itself.
+        steps: of training on the float model's outputs, where more than bits changed; 0 for none.
+        attempts: how often a budget that broke when measured is aimed at lower.
+        repeats, threads: of latency measurements.
+        cache: the folder of measured costs; the user's own by default.
+    """
+
+    families: tuple[str, ...] = FAMILIES
+    rounds: int = 1
+    steps: int = 300
+    attempts: int = 4
+    repeats: int = 50
+    threads: int = 2
+    cache: Path | None = None
+    seed: int = 0
+
+
+def finishing(plan: JointPlan, original: Program, source: Source, how: How) -> list[Pass]:
+    """The passes from a program that a plan cut to integers."""
+    loss = "kl" if source.evaluate is not None else "mse"
+    training: list[Pass] = [Recover(steps=how.steps, loss=loss, teacher=original)] if plan.changes_structure and how.steps else []
+    return [*training, QuantizeDyadic(bits=plan.entries)]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What one answer became, and its size and, where asked for, seconds of a run.
+
+    Attributes:
+        ratio: of its time over the float model's, from the run that timed it.
+    """
+
+    plan: JointPlan
+    program: Program
+    passes: tuple[Pass, ...]
+    report: Report
+    measured: Mapping[str, Measured]
+    ratio: Ratio | None
+
+
+class Search:
+    """One model, one target: measures once what every attempt needs.
+
+    Attributes:
+        float_size, float_seconds: as `Within` has them.
+        whole: what the program becomes without any choice, at 8 bits; None where no latency is asked for.
+    """
+
+    whole: Built | None = None
+    _made = 0
+
+    def __init__(
+        self,
+        source: Source,
+        captured: Program,
+        data: Calibration,
+        target: str,
+        how: How,
+        timed: bool,
+        work: Path,
+        progress: Progress | None = None,
+    ) -> None:
+        self._source, self._data, self._target, self._how, self._work, self._progress = source, data, target, how, work, progress
+        self._sizes = sizes_of(captured, data.first(captured))
+        self._original = prepared(captured, data)
+        self._context = Context(Evidence(data), how.seed, progress=progress)
+        self._space = Space.of(self._original, self._context, how.families)
+        self.float_size, self.float_seconds = int(captured.cost().weight_bytes), None
+        self._float: Artifact | None = None
+        if timed:
+            self._float = lower(captured, FLOAT, out=work / "float")
+            (row,) = self._bench([self._float]).rows
+            self.float_seconds = row.p50_ms / 1e3
+        measured = MeasuredCosts(target, self._sizes, threads=how.threads, cache=how.cache) if timed else None
+        costs = Costs.measured(self._space, TargetMeasure(self._space, target, data, measured))
+        self._losses = Losses(self._space, divergence if source.evaluate is not None else relative_error)
+        singles = self._losses.singles()
+        if timed:
+            self.whole = self._built(self._space.nothing)
+            seconds = self.whole.measured["latency"].value
+            costs = costs.scaled(seconds / problem_of(self._space, singles, costs, {}).costs(self._space.nothing)["latency"])
+        self._singles, self._costs = singles, costs
+
+    def within(self, budgets: Sequence[Budget]) -> tuple[Answer, Built]:
+        """The first answer whose measured figures are within the budgets, or that of the last attempt."""
+        asked = {budget.resource: budget.within(self._whole(budget.resource)) for budget in budgets}
+        aims = dict(asked)
+        for _ in range(self._how.attempts):
+            answer = self._solved(aims, asked)
+            built = self._built(answer.chosen)
+            over = [name for name, limit in asked.items() if built.measured[name].value > limit]
+            if not over:
+                break
+            for name in over:
+                # by how much prediction was short
+                aims[name] = min(aims[name], answer.costs[name]) * asked[name] / built.measured[name].value * _MARGIN
+        return replace(answer, budgets=asked), built
+
+    def again(self, answer: Answer, steps: int) -> Built:
+        """The same choices with longer training."""
+        return self._built(answer.chosen, steps)
+
+    def fronts(self, budgets: Sequence[Budget], at: Mapping[str, str]) -> dict[str, Front]:
+        """By resource; without improvement around answers, and exact in costs at the choices `at`."""
+        solver = Milp(gap=1e-3, seconds=20)
+        problem = problem_of(self._space, self._singles, self._costs, {}, at)
+        return {budget.resource: front(problem, budget.resource, points=12, solver=solver) for budget in budgets}
+
+    def _solved(self, aims: Mapping[str, float], asked: Mapping[str, float]) -> Answer:
+        at: Mapping[str, str] = self._space.nothing
+        try:
+            for _ in range(_SOLVINGS):
+                problem = problem_of(self._space, self._singles, self._costs, aims, at)
+                answer = Milp(seconds=_SECONDS).solve(problem)
+                if answer.chosen == at:
+                    break
+                at = answer.chosen
+        except InfeasibleError as error:
+            if dict(aims) == dict(asked):
+                raise
+            # what is measured to be short of prediction cannot be aimed at: the nearest is said of what was asked
+            share = {name: asked[name] / aims[name] for name in asked}
+            nearest = {name: value * share.get(name, 1.0) for name, value in error.nearest.items()}
+            raise InfeasibleError(
+                f"{' and '.join(error.binding)} cannot be held as measured",
+                where="compress",
+                way_on=f"the nearest is {' and '.join(f'{name} {value:.4g}' for name, value in nearest.items())}",
+                binding=error.binding,
+                nearest=nearest,
+            ) from error
+        problem = problem_of(self._space, self._singles, self._costs, aims, answer.chosen)
+        solver = Milp(seconds=_SECONDS)
+        if not problem.allows(answer.chosen):
+            answer = solver.solve(problem)
+        return improved(problem, answer, solver, self._losses.of, self._how.rounds, self._progress)
+
+    def _built(self, chosen: Mapping[str, str], steps: int | None = None) -> Built:
+        plan, cut = self._space.built(chosen)
+        how = self._how if steps is None else replace(self._how, steps=steps)
+        passes = finishing(plan, self._original, self._source, how)
+        result = Pipeline(passes).run(cut, self._data, seed=self._how.seed, progress=self._progress)
+        self._made += 1
+        artifact = lower(result.program, self._target, out=self._work / f"artifact-{self._made}")
+        measured, ratio = {"size": Measured.exactly(float(artifact.payload_size))}, None
+        if self._float is not None and self.float_seconds is not None:
+            table = self._bench([artifact, self._float])
+            ratio = table.ratio(0, 1)
+            # by the ratio, since the machine's speed is not the same from one run to the next
+            measured["latency"] = Measured(*(share * self.float_seconds for share in (ratio.median, ratio.low, ratio.high)))
+        return Built(plan, result.program, tuple(passes), result.report, measured, ratio)
+
+    def _bench(self, artifacts: Sequence[Artifact]) -> Table:
+        return bench(artifacts, sizes=self._sizes, repeats=self._how.repeats, threads=self._how.threads)
+
+    def _whole(self, resource: str) -> float:
+        return float(self.float_size) if resource == "size" else float(self.float_seconds or 0.0)

@@ -1,0 +1,161 @@
+"""space, what a target measures ==> bytes and seconds of every layer at every choice, and the share of each that a group takes along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from fxpress_ir import Program
+from fxpress_passes.quantize.layer_choices import layers_of
+
+from .space import SHARES, WHOLE, Space, group_unit, parts
+
+OTHERS = ""
+"""The name under which seconds are that no layer with weights takes."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one integer program takes on the target.
+
+    Attributes:
+        size: bytes of the artifact's payload.
+        seconds: of one run by layers' names, those of all else by `OTHERS`; None where time is not asked for.
+    """
+
+    size: int
+    seconds: Mapping[str, float] | None
+
+
+Measure = Callable[[Mapping[str, tuple[Program, Mapping[str, str]]]], Mapping[str, Taken]]
+"""By label, float programs and the bits of their layers ==> what their integer programs take."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured on programs that make one choice everywhere, so that each kernel runs among the others.
+
+    Attributes:
+        size: of a layer at a choice, in bytes: its elements at the bytes that one element was measured to take at these bits.
+        seconds: of a layer at a choice.
+        shares: of a group's choice, by layer, the share of its elements that stays.
+        rate: of a layer, how much of its time goes with its elements when channels leave; 1 where all does.
+        overhead: bytes and seconds that no choice changes.
+        others: of a group's choice, the seconds that others than layers take less.
+    """
+
+    size: Mapping[tuple[str, str], float]
+    seconds: Mapping[tuple[str, str], float] | None
+    shares: Mapping[tuple[str, str], Mapping[str, float]]
+    rate: Mapping[str, float]
+    overhead: Mapping[str, float]
+    others: Mapping[tuple[str, str], float]
+
+    @classmethod
+    def measured(cls, space: Space, measure: Measure) -> Costs:
+        """Build, lower and time one program for each precision, each share of ranks and each share of channels."""
+        labels = [*space.bits, *(f"r{share:g}" for share in SHARES if space.ranked), *_levels(space)]
+        plans = {label: space.built(_everywhere(space, label)) for label in labels}
+        taken = measure({label: (cut, plan.bits) for label, (plan, cut) in plans.items()})
+        first = space.bits[0]
+        elements = {name: layer.elements for name, layer in space.layers.items()}
+        bytes_of = _bytes_an_element(space, {bits: taken[bits].size for bits in space.bits}, sum(elements.values()))
+        choices = [(name, choice) for name in space.layers for choice in space.units[name]]
+        size = {(name, choice): _elements(space, name, choice) * bytes_of[parts(choice)[1]] for name, choice in choices}
+        groups = [(name, choice) for name in space.atoms for choice in space.units[group_unit(name)]]
+        shares = {(group_unit(name), choice): _shares(space, name, choice) for name, choice in groups}
+        overhead = {"size": taken[first].size - sum(size[name, first] for name in space.layers)}
+        whole = taken[first].seconds
+        if whole is None:
+            return cls(size, None, shares, dict.fromkeys(space.layers, 1.0), overhead, {})
+        seconds = {(name, choice): _seconds(name, choice, taken, first) for name, choice in choices}
+        overhead["latency"] = whole.get(OTHERS, 0.0)
+        levels = {level: taken[level].seconds or {} for level in _levels(space)}
+        return cls(size, seconds, shares, _rates(space, whole, levels, shares), overhead, _others(space, whole, levels))
+
+    def scaled(self, factor: float) -> Costs:
+        """With all seconds times `factor`: of a run as a whole over the sum of its parts."""
+        if self.seconds is None:
+            return self
+        seconds, others = ({key: value * factor for key, value in found.items()} for found in (self.seconds, self.others))
+        overhead = {**self.overhead, "latency": self.overhead["latency"] * factor}
+        return replace(self, seconds=seconds, others=others, overhead=overhead)
+
+
+def _levels(space: Space) -> list[str]:
+    return list(dict.fromkeys(f"keep {share:g}" for levels in space.atoms.values() for share in levels))
+
+
+def _everywhere(space: Space, label: str) -> dict[str, str]:
+    """One choice of each unit that has it, all else at its first."""
+    found = {}
+    for unit, choices in space.units.items():
+        wanted = f"{label} {space.bits[0]}" if label.startswith("r") else label
+        if wanted in choices:
+            found[unit] = wanted
+    return found
+
+
+def _elements(space: Space, name: str, choice: str) -> int:
+    """Of the weight, or of both factors."""
+    layer = space.layers[name]
+    share, _ = parts(choice)
+    shape = space.program.tensors[layer.weight].shape
+    rank = space.rank(shape, share) if share < 1 else 0
+    return rank * (shape[0] + layer.elements // shape[0]) if rank else layer.elements
+
+
+def _bytes_an_element(space: Space, sizes: Mapping[str, int], elements: int) -> dict[str, float]:
+    """By bits; at 8 it is one, and what artifacts of fewer are smaller by counts for all elements alike."""
+    eight = sizes[space.bits[0]]
+    at_first = int(space.bits[0].removeprefix("w")) / 8
+    return {bits: max(at_first - (eight - size) / elements, 0.0) for bits, size in sizes.items()}
+
+
+def _shares(space: Space, group: str, choice: str) -> dict[str, float]:
+    """By layers that a group's choice makes smaller."""
+    if choice == WHOLE:
+        return {}
+    _, cut = space.built({group_unit(group): choice})
+    left = {layer.weight: cut.tensors[layer.weight].numel() for layer in layers_of(cut)}
+    found = {name: left[layer.weight] / layer.elements for name, layer in space.layers.items()}
+    return {name: share for name, share in found.items() if share < 1}
+
+
+def _seconds(name: str, choice: str, taken: Mapping[str, Taken], first: str) -> float:
+    """As split at this share, times what the bits were measured to change."""
+    share, bits = parts(choice)
+    whole, at_bits = (taken[label].seconds or {} for label in (first, bits))
+    split = whole if share == 1 else taken[f"r{share:g}"].seconds or {}
+    change = at_bits.get(name, 0.0) / whole[name] if whole.get(name) else 1.0
+    return split.get(name, 0.0) * change
+
+
+def _rates(
+    space: Space,
+    whole: Mapping[str, float],
+    levels: Mapping[str, Mapping[str, float]],
+    shares: Mapping[tuple[str, str], Mapping[str, float]],
+) -> dict[str, float]:
+    found = {}
+    for name in space.layers:
+        slopes = []
+        for level, seconds in levels.items():
+            left = 1.0
+            for group in space.atoms:
+                left *= shares.get((group_unit(group), level), {}).get(name, 1.0)
+            if left < 1 and whole.get(name):
+                slopes.append((1 - seconds.get(name, 0.0) / whole[name]) / (1 - left))
+        found[name] = min(max(fmean(slopes), 0.0), 1.0) if slopes else 1.0
+    return found
+
+
+def _others(space: Space, whole: Mapping[str, float], levels: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:
+    """What others than layers take less at a level, to equal parts from the groups that have it."""
+    found = {}
+    for level, seconds in levels.items():
+        units = [group_unit(name) for name in space.atoms if level in space.units[group_unit(name)]]
+        saved = max(whole.get(OTHERS, 0.0) - seconds.get(OTHERS, 0.0), 0.0) / len(units)
+        found.update({(unit, level): saved for unit in units})
+    return found

@@ -1,0 +1,93 @@
+"""space, one choice of each unit ==> how far the float network with it is from the original, measured on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import islice
+
+import torch
+from fxpress_ir import Program
+from fxpress_passes.evidence.calibration import Batch
+from fxpress_passes.evidence.losses import Distance, divergence, perturbed
+from fxpress_passes.quantize.layer_choices import layers_of
+from fxpress_passes.quantize.precision import precision_of
+from fxpress_passes.quantize.rounded import rounded_weight
+from torch import Tensor
+
+from .space import Space, parts
+
+MOST = 4
+"""Batches that are looked at."""
+
+
+def relative_error(original: Tensor, other: Tensor) -> Tensor:
+    """Energy of the error over that of the output: for outputs that are no scores."""
+    return (other - original).square().sum() / original.square().sum().clamp_min(1e-30)
+
+
+class Losses:
+    """Measures programs of one space.
+
+    Args:
+        distance: of outputs; `divergence` of scores along the last axis, or `relative_error`.
+    """
+
+    def __init__(self, space: Space, distance: Distance = divergence, most: int = MOST) -> None:
+        self._space, self._distance, self._most = space, distance, most
+
+    @cached_property
+    def _batches(self) -> list[tuple[Batch, Tensor]]:
+        """The first batches and the original's outputs."""
+        program = self._space.program
+        batches = islice(self._space.context.evidence.calibration.batches(program), self._most)
+        with torch.no_grad():
+            return [(batch, perturbed(program.module, {}, batch)) for batch in batches]
+
+    def measured(self, program: Program, weights: Mapping[str, Tensor]) -> float:
+        """The mean distance of a program with these weights from the original."""
+        with torch.no_grad():
+            found = [self._distance(original, perturbed(program.module, weights, batch)) for batch, original in self._batches]
+        return float(sum(found) / len(found))
+
+    def of(self, chosen: Mapping[str, str]) -> float:
+        """Of all choices together, weights rounded; inputs are not."""
+        plan, cut = self._space.built(chosen)
+        return self.measured(cut, rounded(cut, plan.bits))
+
+    def singles(self) -> dict[tuple[str, str], float]:
+        """Of each choice alone; ranks and bits of one layer are measured apart and added."""
+        space, found = self._space, dict[tuple[str, str], float]()
+        asked = [(unit, choice) for unit, choices in space.units.items() for choice in choices]
+        known: dict[tuple[str, float | str], float] = {}
+        for place, (unit, choice) in enumerate(asked):
+            if unit in space.layers:
+                share, bits = parts(choice)
+                for part in (bits, share):
+                    if (unit, part) not in known:
+                        known[unit, part] = self._bits(unit, bits) if part == bits else self._share(unit, share)
+                found[unit, choice] = known[unit, bits] + known[unit, share]
+            else:
+                first = choice == space.units[unit][0]
+                found[unit, choice] = 0.0 if first else self.measured(space.built({unit: choice})[1], {})
+            if space.context.progress is not None:
+                space.context.progress("measuring losses", place + 1, len(asked))
+        return found
+
+    def _bits(self, unit: str, bits: str) -> float:
+        return self.measured(self._space.program, rounded(self._space.program, {self._space.layers[unit].names[0]: bits}))
+
+    def _share(self, unit: str, share: float) -> float:
+        if share == 1:
+            return 0.0
+        return self.measured(self._space.built({unit: f"r{share:g} w8"})[1], {})
+
+
+def rounded(program: Program, bits: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights as they are read back from the bits that their layers have; of layers that are not named none."""
+    found = {}
+    for layer in layers_of(program):
+        if layer.names[0] in bits:
+            precision = precision_of(bits[layer.names[0]], "budget")
+            found[layer.weight] = rounded_weight(program.tensors[layer.weight], precision.weight, layer.axis)
+    return found

@@ -1,0 +1,104 @@
+"""JointPlan: which atoms stay, which blocks leave, at which ranks and bits; it replays without the search, and is JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from fxpress_ir import Program
+from fxpress_ir.analysis.blocks import residual_blocks
+from fxpress_ir.errors import PassError
+from fxpress_ir.slicing import remove_blocks, slice_atoms
+from fxpress_passes import Context, Factorize
+from fxpress_passes.factorize.plan import RankPlan, Split
+
+_WHERE = "joint plan"
+
+
+@dataclass(frozen=True)
+class JointPlan:
+    """What was decided for one prepared program, apart from doing it.
+
+    Attributes:
+        program_hash: `Program.hash` of the prepared program.
+        keep: the atoms that stay of each group that shrinks, as `fxpress_ir.slicing.Plan` has them.
+        remove: blocks that leave, by the names of their input's and output's node.
+        ranks: of layers that become two, by their names after the two above.
+        bits: ``w4a8`` by layers' names after all of it, as `place-quantizers` takes them; layers not named have 8.
+    """
+
+    program_hash: str
+    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    remove: tuple[tuple[str, str], ...] = ()
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    bits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def changes_structure(self) -> bool:
+        """Whether more than bits changes, so that training on the way is worth while."""
+        return bool(self.keep or self.remove or self.ranks)
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The option ``bits`` of `place-quantizers` and `quantize-dyadic`."""
+        return tuple(f"{name}={precision}" for name, precision in self.bits.items())
+
+    def cut(self, program: Program, context: Context) -> Program:
+        """The float program without what leaves, layers in two where ranks say so; quantisers are placed later, by `entries`.
+
+        Args:
+            context: calibration data; factors are those of least error on it.
+
+        Raises:
+            PassError: the plan was made for another program, or names what it has not.
+            CalibrationError: there are ranks and no data.
+        """
+        if program.hash != self.program_hash:
+            what = f"was made for program {self.program_hash[:12]}, this one is {program.hash[:12]}"
+            raise PassError(what, where=_WHERE, way_on="prepare the same model, or search again")
+        return self.factorized(self.sliced(program), context)
+
+    def sliced(self, program: Program) -> Program:
+        """Without the atoms and the blocks that leave."""
+        sliced = slice_atoms(program, self.keep) if self.keep else program
+        if not self.remove:
+            return sliced
+        blocks = {block.names: block for block in residual_blocks(sliced)}
+        unknown = next((names for names in self.remove if names not in blocks), None)
+        if unknown is not None:
+            raise PassError(f"there is no block {' ==> '.join(unknown)}", where=_WHERE, way_on="search again")
+        return remove_blocks(sliced, [blocks[names] for names in self.remove])
+
+    def factorized(self, sliced: Program, context: Context) -> Program:
+        """What `sliced` gave, with layers in two."""
+        if not self.ranks:
+            return sliced
+        splits = {name: Split("channel", (rank,), 0, 0) for name, rank in self.ranks.items()}
+        return Factorize().cut(sliced, RankPlan(sliced.hash, splits), context)
+
+    def to_json(self) -> str:
+        """The plan as text; ``from_json`` reads it back."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> JointPlan:
+        """The plan in a text.
+
+        Raises:
+            PassError: it is no JSON of such a plan.
+        """
+        try:
+            found = json.loads(text)
+            keep = {str(name): tuple(map(int, atoms)) for name, atoms in found["keep"].items()}
+            remove = tuple((str(start), str(end)) for start, end in found["remove"])
+            ranks = {str(name): int(rank) for name, rank in found["ranks"].items()}
+            return cls(str(found["program_hash"]), keep, remove, ranks, {str(k): str(v) for k, v in found["bits"].items()})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PassError(f"is no plan: {error!r}", where=_WHERE, way_on="give what JointPlan.to_json wrote") from error
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {len(atoms)} stay" for name, atoms in self.keep.items()]
+        lines += [f"{start} ==> {end} leaves" for start, end in self.remove]
+        lines += [f"{name}: rank {rank}" for name, rank in self.ranks.items()]
+        return "\n".join([*lines, *(f"{name}: {precision}" for name, precision in self.bits.items())])

@@ -1,0 +1,107 @@
+"""Bits, ranks and channels chosen together against the best single family, at equal measured latency (and size): held-out loss, 3 seeds.
+
+Run: ``python benchmarks/joint.py [--models digits-cnn char-lm] [--target tvm:native] [--seeds 3] [--write]`` (no extra; a quarter of an
+hour a model on two cores). Budgets are shares of what the program takes at 8 bits on the target; every family is searched, trained on
+the float model's outputs and measured alike. The seed draws the calibration data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import readme
+import seeds
+from fxpress.joint.attempts import How, Search
+from fxpress.joint.goal import Budget
+from fxpress.model_source import Source
+from fxpress_ir.errors import InfeasibleError
+from fxpress_passes.evidence import Calibration
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "bits": ("bits",),
+    "ranks": ("ranks",),
+    "channels": ("channels",),
+    "bits, ranks, channels": ("bits", "ranks", "channels"),
+}
+BUDGETS = ({"latency": 0.8}, {"latency": 0.8, "size": 0.6})
+
+
+def measured(name: str, target: str, seed: int, cache: Path, steps: int) -> list[dict[str, Any]]:
+    """One row a budget and a family: what was found, or the line that says why nothing was."""
+    model = seeds.Model.of(name)
+    data = Calibration(model.drawn(seed))
+    source = Source(name, model.entry.model, model.entry.inputs, model.entry.dynamic_shapes, data, model.entry.evaluate)
+    rows = []
+    for label, families in FAMILIES.items():
+        how = How(families=families, rounds=1, steps=steps, seed=seed, cache=cache)
+        with tempfile.TemporaryDirectory() as work:
+            search = Search(source, model.program, data, target, how, True, Path(work))
+            whole = search.whole
+            assert whole is not None
+            for shares in BUDGETS:
+                asked = [Budget(resource, share * whole.measured[resource].value, False) for resource, share in shares.items()]
+                row: dict[str, Any] = {"model": name, "seed": seed, "families": label, "budget": shares}
+                try:
+                    _, built = search.within(asked)
+                except InfeasibleError as error:
+                    rows.append({**row, "refused": str(error)})
+                    continue
+                ratio = {key: built.measured[key].value / whole.measured[key].value for key in ("latency", "size")}
+                held = all(built.measured[budget.resource].low <= budget.value for budget in asked)
+                rows.append(
+                    {**row, **ratio, "held": held, "loss": model.loss(built.program.run), "loss_float": model.loss(model.program.run)}
+                )
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line a model and budget; a cell has the mean and the range of the seeds' losses, and the mean latency measured."""
+    lines = []
+    for name in dict.fromkeys(row["model"] for row in rows):
+        for shares in BUDGETS:
+            own = [row for row in rows if row["model"] == name and row["budget"] == shares]
+            cells = [name, ", ".join(f"{key} {share:g}" for key, share in shares.items())]
+            cells += [_cell([row for row in own if row["families"] == label]) for label in FAMILIES]
+            cells.append(f"{next((row['loss_float'] for row in own if 'loss' in row), float('nan')):.4f}")
+            lines.append(tuple(cells))
+    return readme.markdown(("model", "budget of the 8-bit program's", *FAMILIES, "float"), lines)
+
+
+def _cell(found: list[dict[str, Any]]) -> str:
+    losses = [row["loss"] for row in found if "loss" in row]
+    if not losses:
+        return "no choice holds it"
+    missed = sum(not row.get("held", False) for row in found)
+    text = f"{fmean(losses):.4f} ({min(losses):.4f} to {max(losses):.4f}) at {fmean(row['latency'] for row in found if 'loss' in row):.2f}"
+    return text + (f", {missed} of {len(found)} broke it" if missed else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["digits-cnn", "char-lm"])
+    parser.add_argument("--target", default="tvm:native")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/measurements.md")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        for name in options.models:
+            for seed in range(options.seeds):
+                rows += measured(name, options.target, seed, Path(cache), options.steps)
+    words = "held-out loss, mean and range of seeds, and the latency measured over the 8-bit program's"
+    text = f"{table(rows)}\n\nOn {options.target}: {words}; {options.steps} steps of training for all."
+    print(text)
+    if options.write:
+        readme.write("joint", text)
+
+
+if __name__ == "__main__":
+    main()

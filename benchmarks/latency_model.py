@@ -1,0 +1,141 @@
+"""Groups measured in place, their sum against the whole, and a pruned program predicted from those that were pruned less.
+
+Run: ``python benchmarks/latency_model.py [--models ...] [--targets ...] [--threads 2] [--repeats 50] [--write]`` (needs the extra
+``models``). Random weights of the real architectures, batch 1, 224 x 224 pixels or 128 ids, integers; TVM's kernels untuned. Of each model
+three programs: dense, with half of its multiply-accumulates, and with a quarter to two fifths. The first two are profiled, and a latency
+model is fitted to their groups; the last is predicted by it from its shapes alone. Then all three are measured as wholes, by `fx.bench`
+in turns, in other processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import fxpress as fx
+import readme
+import torch
+from fxpress.costs import GroupCosts, LatencyModel, MeasuredCosts
+from latency_cpu import LENGTH, MODELS
+from latency_cpu import _processor as processor
+
+INTEGER = "quantize-dyadic{integer_only=true, input_floor=0}"
+TARGETS = ("tvm:native", "onnx:qlinear")
+HEAD = ("model", "target", "program", "MACs", "groups", "known", "kernels", "runtime", "sum", "measured", "error")
+
+
+class Network(Protocol):
+    """What is pruned and measured."""
+
+    ids: bool
+
+    def capture(self) -> fx.Program: ...
+
+    def inputs(self, batch: int, seed: int) -> tuple[torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Passes that prepare a model, that leave about half of what there is to multiply, and that leave less."""
+
+    prepared: str
+    half: str
+    least: str
+
+
+_CHANNELS = "prune-channels{{macs={}, align=32}}"
+_CONVOLUTIONS = Recipe("fold-batch-norm", _CHANNELS.format(0.5), _CHANNELS.format(0.25))
+RECIPES: Mapping[str, Recipe] = {
+    "resnet18": _CONVOLUTIONS,
+    "resnet50": _CONVOLUTIONS,
+    "vit-s": Recipe("remove-noops", _CHANNELS.format(0.53), "prune-width{ratio=0.5, align=64}, " + _CHANNELS.format(0.53)),
+    "minilm-l6": Recipe("remove-noops", _CHANNELS.format(0.53), _CHANNELS.format(0.36)),
+}
+"""Of what attention multiplies a part always stays."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An integer program and its share of the dense one's multiply-accumulates."""
+
+    name: str
+    program: fx.Program
+    macs: float
+
+
+def variants(network: Network, recipe: Recipe) -> list[Variant]:
+    """Dense, half, least."""
+    calibration = [network.inputs(2, seed) for seed in range(4)]
+    dense, found = fx.Pipeline.parse(recipe.prepared).run(network.capture()).program, list[Variant]()
+    sizes = _sizes(network)
+    for name, text in (("dense", ""), ("half", recipe.half), ("least", recipe.least)):
+        program = fx.Pipeline.parse(text).run(dense, calibration=calibration).program if text else dense
+        integer = fx.Pipeline.parse(INTEGER).run(program, calibration=calibration).program
+        found.append(Variant(name, integer, program.cost(**sizes).macs / dense.cost(**sizes).macs))
+    return found
+
+
+def rows(
+    name: str, network: Network, programs: Sequence[Variant], target: str, threads: int, repeats: int, quick: bool = False
+) -> list[tuple[str, ...]]:
+    """One row a program: dense and half as the sum of their groups, the last as the model predicts it."""
+    sizes = _sizes(network)
+    with tempfile.TemporaryDirectory() as scratch:
+        measured = MeasuredCosts(target, sizes, threads=threads, cache=Path(scratch, "costs"), repeats=repeats)
+        costs = [measured.of(variant.program) for variant in programs[:-1]]
+        model = LatencyModel.fit(costs)
+        costs.append(model.of(programs[-1].program))
+        artifacts = [fx.lower(variant.program, target, out=Path(scratch, variant.name)) for variant in programs]
+        table = fx.bench(artifacts, repeats=repeats, threads=threads, sizes=sizes, quick=quick)
+    say(table)
+    cells = []
+    for variant, found, row in zip(programs, costs, table.rows, strict=True):
+        predicted = variant is programs[-1]
+        known = sum(signature in model.known for _, signature, _ in found.groups[:-1]) if predicted else len(found.groups) - 1
+        cells.append((name, f"`{target}`", *_cells(variant, found, known, row.p50_ms, predicted)))
+    return cells
+
+
+def _cells(variant: Variant, costs: GroupCosts, known: int, measured_ms: float, predicted: bool) -> tuple[str, ...]:
+    runtime, total = costs.groups[-1][2] * 1e3, costs.seconds * 1e3
+    what = f"{variant.name}, predicted" if predicted else variant.name
+    times = (f"{time:.2f} ms" for time in (total - runtime, runtime, total, measured_ms))
+    return (what, f"{variant.macs:.1%}", str(len(costs.groups) - 1), str(known), *times, f"{total / measured_ms - 1:+.1%}")
+
+
+def _sizes(network: Network) -> dict[str, int]:
+    return {"batch": 1, **({"seq": LENGTH} if network.ids else {})}
+
+
+say = partial(print, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--quick", action="store_true", help="allow fewer repeats than a claim needs")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/measurements.md")
+    options = parser.parse_args(arguments)
+    found = []
+    for name in options.models:
+        programs = variants(MODELS[name], RECIPES[name])
+        for target in options.targets:
+            found += rows(name, MODELS[name], programs, target, options.threads, options.repeats, options.quick)
+            say(readme.markdown(HEAD, found))
+    text = f"{readme.markdown(HEAD, found)}\n\n{processor()}, {options.threads} threads, batch 1; medians of {options.repeats} runs."
+    print(text)
+    if options.write:
+        readme.write("latency-model", text)
+
+
+if __name__ == "__main__":
+    main()

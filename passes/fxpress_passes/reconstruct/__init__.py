@@ -1,0 +1,1 @@
+"""Weights of few bits, learnt layer by layer from calibration data."""

@@ -1,0 +1,51 @@
+"""JointPlan <==> JSON; it replays on its program and on no other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fxpress.joint import JointPlan
+from fxpress.joint.space import LEAVES, group_unit
+from fxpress_ir import capture
+from fxpress_ir.errors import PassError
+from joint_net import batches, context, original, space
+
+
+def decided() -> JointPlan:
+    own = space()
+    chosen = {"conv2d_3": "r0.5 w4", group_unit("blocks.2.first"): "keep 0.5", next(iter(own.blocks)): LEAVES}
+    return own.built(chosen)[0]
+
+
+def test_a_plan_replays_to_the_same_program() -> None:
+    plan = JointPlan.from_json(decided().to_json())
+    assert plan == decided()
+    again = plan.cut(original(), context())
+    assert again.hash == plan.cut(original(), context()).hash
+    expected = space().built({"conv2d_3": "r0.5 w4", group_unit("blocks.2.first"): "keep 0.5", next(iter(space().blocks)): LEAVES})[1]
+    assert torch.equal(again.run(*batches()[0])[0], expected.run(*batches()[0])[0])
+
+
+def test_it_prints_what_leaves() -> None:
+    text = str(decided())
+    assert "blocks.2.first: 16 stay" in text
+    assert "leaves" in text
+    assert "conv2d_3: rank" in text
+
+
+def test_another_program_is_refused() -> None:
+    other = capture(torch.nn.Linear(3, 3), (torch.randn(1, 3),))
+    with pytest.raises(PassError, match="was made for program"):
+        decided().cut(other, context())
+
+
+def test_a_block_that_is_not_there_is_refused() -> None:
+    plan = JointPlan(original().hash, remove=(("x", "y"),))
+    with pytest.raises(PassError, match="no block x ==> y"):
+        plan.cut(original(), context())
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"program_hash": "a", "keep": {"g": ["x"]}, "remove": [], "ranks": {}, "bits": {}}'])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(PassError, match="is no plan"):
+        JointPlan.from_json(text)

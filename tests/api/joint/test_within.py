@@ -1,0 +1,150 @@
+"""A model and budgets ==> an artifact that holds them, measured; a plan ==> the same artifact without the search."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import fxpress as fx
+import numpy as np
+import pytest
+import torch
+from fxpress.cli import main
+from fxpress.data import Data
+from fxpress.joint import JointPlan
+from fxpress.joint.attempts import How
+from fxpress.joint.goal import budgets
+from fxpress.joint.within import Within, compress_within, replay
+from fxpress.model_source import Source
+from fxpress_ir.errors import FxpressError, InfeasibleError
+from joint_net import batches, source
+
+HOW = How(rounds=1, steps=20)
+SMALL = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 32, 8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 64)).eval(), torch.randn(1, 3, 8, 8)
+
+def data():
+    return [(torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)),) for seed in range(3)]
+"""
+"""A network as a user brings one: two layers, no labels."""
+BITS = How(families=("bits",), rounds=0)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Within, Path]:
+    out = tmp_path_factory.mktemp("within")
+    return compress_within(source(), budgets(["size=0.36x"]), -60.0, "onnx:int", out, how=HOW), out
+
+
+def test_a_size_is_held_to_the_byte_and_the_artifact_runs(done: tuple[Within, Path]) -> None:
+    found, out = done
+    artifact = fx.load(out / "onnx-int")
+    assert found.held
+    assert artifact.payload_size / found.float_size == pytest.approx(found.size_ratio)
+    assert found.size_ratio <= 0.36
+    assert found.found.measured["size"].value == artifact.payload_size
+    x = batches()[0][0].numpy()
+    assert np.array_equal(artifact.run(x)[0], found.program.run(batches()[0][0])[0].numpy())
+    assert found.points is not None
+    assert found.points >= -60
+    assert found.fronts["size"].answers
+
+
+def test_its_plan_replays_without_the_search(done: tuple[Within, Path], tmp_path: Path) -> None:
+    _, out = done
+    plan = JointPlan.from_json((out / "plan.json").read_text())
+    again = replay(source(), plan, "onnx:int", tmp_path, how=HOW)
+    x = batches()[1][0].numpy()
+    assert np.array_equal(again.run(x)[0], fx.load(out / "onnx-int").run(x)[0])
+    assert json.loads((out / "plan.json").read_text())["program_hash"] == plan.program_hash
+
+
+def test_an_impossible_budget_says_the_nearest_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match=r"size at most .* cannot be held; the nearest is size"):
+        compress_within(source(), budgets(["size=0.001x"]), None, "onnx:int", tmp_path / "out", how=BITS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_distilled_data_take_the_place_of_calibration(tmp_path: Path) -> None:
+    given = compress_within(source(), budgets(["size=0.5x"]), None, "onnx:int", tmp_path / "given", Data("distilled"), how=BITS)
+    none = compress_within(replace(source(), calibration=None), budgets(["size=0.5x"]), None, "onnx:int", tmp_path / "none", how=BITS)
+    assert given.held
+    assert none.program.hash == given.program.hash
+
+
+def test_without_data_and_without_batch_norms_nothing_is_chosen(tmp_path: Path) -> None:
+    net = torch.nn.Linear(3, 3)
+    with pytest.raises(FxpressError, match="the model brings no calibration data, and the program has no batch norms"):
+        compress_within(Source("net", net, (torch.randn(1, 3),)), budgets(["size=0.5x"]), None, "onnx:int", tmp_path / "out", how=BITS)
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "floor", "line"),
+    [
+        ("onnx:float", "size=0.5x", None, "takes float programs, this makes integers"),
+        ("tvm:riscv64", "latency=0.5x", None, "this machine does not run it; give a budget of size alone"),
+        ("onnx:int", "size=0.5x", -1.0, "accuracy cannot be measured: the model brings no evaluate"),
+    ],
+)
+def test_what_cannot_be_held_is_refused_at_once(target: str, asked: str, floor: float | None, line: str, tmp_path: Path) -> None:
+    bare = replace(source(), calibration=None, evaluate=None)
+    with pytest.raises(FxpressError, match=line):
+        compress_within(bare, budgets([asked]), floor, target, tmp_path / "out", how=HOW)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.py").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    common = ["compress", "small:make", "--calibration", "small:data", "--target", "onnx:int"]
+    code, out = ran(*common, "--out", "out", "--budget", "size=0.6x", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["held"]
+    assert found["size_ratio"] <= 0.6
+    assert (found["accuracy"], found["latency_ratio"]) == (None, None)
+    assert json.loads(Path("out/pareto-size.json").read_text())["resource"] == "size"
+    assert b"<svg" in Path("out/pareto-size.svg").read_bytes()
+    code, out = ran(*common, "--out", "again", "--plan", "out/plan.json")
+    assert (code, "again/onnx-int" in out) == (0, True)
+    x = batches()[0][0][:1].numpy()
+    assert np.array_equal(fx.load("again/onnx-int").run(x)[0], fx.load("out/onnx-int").run(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--budget", "size=0.5x", "--recipe", "r.yaml"], "--recipe beside --budget"),
+        (["--budget", "size=0.5x", "--target", "onnx:int"], "2 targets; a budget is held on one"),
+        (["--plan", "nothing.json"], "plan 'nothing.json': cannot be read"),
+        (["--plan", "nothing.json", "--budget", "size=0.5x"], "--plan beside --budget"),
+        (["--floor", "accuracy=-1"], "accuracy cannot be measured"),
+    ],
+)
+def test_usage_that_contradicts_itself_is_one_line(options: list[str], line: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        code, _ = ran("compress", "joint_net:make", "--target", "reference", "--out", "nowhere", *options, error=line)
+    assert code == 2
+
+
+def ran(*arguments: str, error: str = "") -> tuple[int, str]:
+    """The command in this process."""
+    out, err, code = StringIO(), StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["fxpress", *arguments])
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    assert error in err.getvalue()
+    return code, out.getvalue()
