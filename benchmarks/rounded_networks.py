@@ -35,7 +35,8 @@ _CALIBRATION = {"digits-cnn": 64, "digits-vit": 64, "char-lm": 8, MINILM: 8}
 """Samples of each of four batches."""
 _BATCHES = 4
 _EVERY = {"char-lm": 2, MINILM: 4}
-"""Of `Model`'s held-out windows every second, of MiniLM's sentences every fourth is compared with the float network; of images all."""
+"""Of `Model`'s held-out windows (every fourth of all) every second, of MiniLM's sentences every fourth is compared with the float network;
+of images all."""
 _TAKEN = 664
 """Of MiniLM's sentences the first are its entry's own."""
 

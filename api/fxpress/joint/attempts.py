@@ -11,11 +11,12 @@ from fxpress_backends.bench import bench
 from fxpress_backends.latency import Ratio, Table
 from fxpress_ir import Program
 from fxpress_ir.errors import InfeasibleError
-from fxpress_passes import Context, Pass, QuantizeDyadic, Recover
+from fxpress_passes import Context, Pass, PlaceQuantizers, QuantizeDyadic, Reconstruct, Recover, ToInteger
 from fxpress_passes.allocate import Answer, Front, Measured, Milp, front
 from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.evidence.losses import divergence
 from fxpress_passes.pipeline import Pipeline, Report
+from fxpress_passes.quantize.precision import precision_of
 
 from ..costs import MeasuredCosts
 from ..model_source import Source
@@ -62,10 +63,12 @@ class How:
 
 
 def finishing(plan: JointPlan, original: Program, source: Source, how: How) -> list[Pass]:
-    """The passes from a program that a plan cut to integers."""
+    """The passes from a program that a plan cut to integers: layers below 8 bits are reconstructed, by GPTQ, which needs no steps."""
     loss = "kl" if source.evaluate is not None else "mse"
     training: list[Pass] = [Recover(steps=how.steps, loss=loss, teacher=original)] if plan.changes_structure and how.steps else []
-    return [*training, QuantizeDyadic(bits=plan.entries)]
+    if all(precision_of(precision, "budget").weight == 8 for precision in plan.bits.values()):
+        return [*training, QuantizeDyadic(bits=plan.entries)]
+    return [*training, PlaceQuantizers(bits=plan.entries), Reconstruct(method="gptq"), ToInteger()]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fxpress_passes.quantize.precision import precision_of
 from .plan import JointPlan
 
 FAMILIES = ("bits", "ranks", "channels", "blocks")
-BITS = ("w8", "w6", "w5", "w4", "w3")
+BITS = ("w8", "w6", "w5", "w4", "w3", "w2")
 SHARES = (0.75, 0.5, 0.25)
 """Of the parameters of a layer's weight that its two factors have, and of a group's atoms that stay."""
 WHOLE, STAYS, LEAVES = "keep 1", "stays", "leaves"

@@ -6,50 +6,25 @@ z_i^T (H z)_i from one Hessian-vector product: terms between layers have mean 0.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fxpress_ir import Program
+from fxpress_ir.digest import digest
 from fxpress_ir.errors import CalibrationError
-from scipy import stats
 from torch import Tensor, fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .calibration import Batch
 from .gradients import Loss
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Draws of z^T H z: how many, their mean, the sum of their squared distances from it; `size` is the number of values."""
-
-    size: int
-    count: int
-    mean: float
-    squares: float
-
-    @property
-    def eigenvalue(self) -> float:
-        """The mean eigenvalue, the trace over the number of values."""
-        return self.mean / self.size
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval of the trace; infinite from a single draw."""
-        if self.count < 2:
-            return -math.inf, math.inf
-        error = math.sqrt(self.squares / (self.count - 1) / self.count)
-        reach = float(stats.t.ppf((1 + confidence) / 2, self.count - 1)) * error
-        return self.mean - reach, self.mean + reach
-
-    def merge(self, other: Trace) -> Trace:
-        """The draws of both (Chan et al. 1979)."""
-        count, gap = self.count + other.count, other.mean - self.mean
-        mean = self.mean + gap * other.count / count
-        return Trace(self.size, count, mean, self.squares + other.squares + gap**2 * self.count * other.count / count)
+from .losses import LOSSES
+from .measurement import Measurement
+from .ranges import merged
+from .trace import Trace
 
 
 class HessianTraces:
@@ -61,25 +36,35 @@ class HessianTraces:
             loss is a mean over samples.
         loss: of outputs and batch, twice differentiable.
         draws: of z, a batch.
-        seed: of z; a batch's draws depend on its place and on nothing else, so that a walk can be gone on with.
+        seed: of z; a batch's draws depend on its values beside it and on nothing else, so that a walk can be gone on with, and
+            walks over shards of data draw what one over all of them would. Equal batches draw the same.
+        found: what earlier batches gave.
     """
 
     def __init__(
-        self, program: Program, weights: Collection[str], loss: Loss, *, nodes: Collection[str] = (), draws: int = 8, seed: int = 0
+        self,
+        program: Program,
+        weights: Collection[str],
+        loss: Loss,
+        *,
+        nodes: Collection[str] = (),
+        draws: int = 8,
+        seed: int = 0,
+        found: Mapping[str, Trace] | None = None,
     ) -> None:
-        self._loss, self._draws, self._seed, self._batches = loss, draws, seed, 0
+        self._loss, self._draws, self._seed = loss, draws, seed
         self._weights = {name: program.tensors[name].detach().clone().requires_grad_() for name in weights}
         self._run = _Added(program, nodes, self._weights)
-        self.found: dict[str, Trace] = {}
+        self.found: Mapping[str, Trace] = found or {}
 
     def observe(self, batch: Batch) -> None:
         """Fold one batch in.
 
         Raises:
-            CalibrationError: the loss is no scalar of the weights, or its second derivative is NaN or infinite.
+            CalibrationError: the loss is no scalar of the weights, or its second derivative is NaN or infinite; nothing of the
+                batch is kept.
         """
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._batches)
-        self._batches += 1
+        generator, new = _generator(self._seed, batch), dict[str, Trace]()
         with second_derivatives():
             outputs, added = self._run.outputs(batch)
             variables = {**self._weights, **added}
@@ -93,7 +78,25 @@ class HessianTraces:
                             "the loss's second derivative is NaN or infinite", where=name, way_on="check the model and the loss"
                         )
                     one = Trace(variables[name].numel() // (len(batch[0]) if name in added else 1), 1, value, 0.0)
-                    self.found[name] = self.found[name].merge(one) if name in self.found else one
+                    new[name] = new[name].merge(one) if name in new else one
+        self.found = merged(self.found, new)
+
+
+def hessian_traces(weights: Collection[str], loss: str, *, draws: int, seed: int, most: int) -> Measurement[Trace]:
+    """The question for `Evidence.measured`; draws are of all weights together, so that other weights are another question.
+
+    Args:
+        loss: `LOSSES`' name.
+        most: batches that are looked at.
+    """
+    names = hashlib.sha256("\n".join(weights).encode()).hexdigest()
+    question = f"{loss}, {draws} draws a batch, seed {seed}, {most} batches at most, weights {names}"
+    return Measurement(
+        "traces",
+        lambda program, found: HessianTraces(program, weights, LOSSES[loss], draws=draws, seed=seed, found=found),
+        question,
+        most,
+    )
 
 
 @contextmanager
@@ -125,6 +128,11 @@ def products(
     total = torch.stack([(gradient * vector).sum() for gradient, vector in pairs]).sum()
     found = torch.autograd.grad(total, list(variables.values()), retain_graph=keep, allow_unused=True)
     return {name: torch.zeros_like(value) if p is None else p for (name, value), p in zip(variables.items(), found, strict=True)}
+
+
+def _generator(seed: int, batch: Batch) -> torch.Generator:
+    name = " ".join([str(seed), *map(digest, batch)])
+    return torch.Generator().manual_seed(int(hashlib.sha256(name.encode()).hexdigest()[:15], 16))
 
 
 def _signs(like: Tensor, generator: torch.Generator) -> Tensor:

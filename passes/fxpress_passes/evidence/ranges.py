@@ -15,6 +15,8 @@ from .calibration import Batch
 from .histogram import Histogram
 from .range import Range
 from .second_moment import SecondMoment
+from .tally import Tally
+from .trace import Trace
 
 _aten = torch.ops.aten
 CHANNELS: dict[Any, int] = {
@@ -23,7 +25,7 @@ CHANNELS: dict[Any, int] = {
     **dict.fromkeys((_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input), 1),
 }
 """The axis of channels in what layers give."""
-Fact = TypeVar("Fact", Range, Histogram, SecondMoment)
+Fact = TypeVar("Fact", Range, Histogram, SecondMoment, Trace, Tally)
 
 
 class Observer(fx.Interpreter, Generic[Fact]):

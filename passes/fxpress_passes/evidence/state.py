@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
@@ -22,11 +22,19 @@ from .range import Range
 from .ranges import Fact
 from .second_moment import moments_from_arrays, moments_to_arrays
 from .spread import Spread
+from .tally import tallies_from_arrays, tallies_to_arrays
+from .trace import traces_from_arrays, traces_to_arrays
 
 FORMAT, VERSION = "fxpress-calibration", 2
 _RECORD = "fxpress"
 """The key of the record in the file's metadata."""
 _ANEW = "remove it to measure anew"
+_ARRAYS: Mapping[str, tuple[Callable[[Any], dict[str, NDArray[Any]]], Callable[[Any, Any], Mapping[str, Any]]]] = {
+    "second_moments": (moments_to_arrays, moments_from_arrays),
+    "traces": (traces_to_arrays, traces_from_arrays),
+    **dict.fromkeys(("tallies", "eigenvalues"), (tallies_to_arrays, tallies_from_arrays)),
+}
+"""By kind: facts ==> arrays, and names and arrays ==> facts, for those that hold no range."""
 
 
 @dataclass(frozen=True, order=True)
@@ -47,11 +55,13 @@ class State(Generic[Fact]):
     """What was measured of one program so far.
 
     Attributes:
-        kind: of facts, ``ranges``, ``histograms`` or ``second_moments``.
+        kind: of facts, ``ranges``, ``histograms``, ``second_moments``, ``traces``, ``tallies`` or
+            ``eigenvalues``.
         program: its hash.
-        found: facts by node name.
+        found: facts by the names of nodes, of tensors, or by digests of choices.
         runs: the walks that they come from, in order of length; more than one where states were merged.
         complete: the walks went to the end of their data.
+        question: as `Measurement` has it.
     """
 
     kind: str
@@ -59,6 +69,7 @@ class State(Generic[Fact]):
     found: Mapping[str, Fact] = field(default_factory=dict)
     runs: tuple[Run, ...] = (Run(),)
     complete: bool = False
+    question: str = ""
 
     @property
     def batches(self) -> int:
@@ -77,6 +88,7 @@ def packed(state: State[Any]) -> bytes:
         "complete": state.complete,
         "runs": [{"batches": run.batches, "digest": run.digest} for run in state.runs],
         "names": list(state.found),
+        **({"question": state.question} if state.question else {}),
     }
     sealed = {**record, "sha256": _sha256(record, arrays)}
     return save(arrays, metadata={_RECORD: json.dumps(sealed, sort_keys=True)})
@@ -102,7 +114,8 @@ def unpacked(path: Path) -> State[Any]:
         runs = tuple(Run(int(run["batches"]), str(run["digest"])) for run in record["runs"])
         if not runs:
             raise ValueError("no run")
-        return State(record["kind"], record["program"], _facts(record["kind"], record["names"], arrays), runs, bool(record["complete"]))
+        facts, question = _facts(record["kind"], record["names"], arrays), str(record.get("question", ""))
+        return State(record["kind"], record["program"], facts, runs, bool(record["complete"]), question)
     except OSError as error:
         raise CalibrationError(f"cannot be read: {error.strerror or error}", where=where, way_on="check the folder") from error
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
@@ -119,8 +132,8 @@ def _sha256(record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> st
 
 def _arrays(state: State[Any]) -> dict[str, NDArray[Any]]:
     facts = list(state.found.values())
-    if state.kind == "second_moments":
-        return moments_to_arrays(facts)
+    if state.kind in _ARRAYS:
+        return _ARRAYS[state.kind][0](facts)
     seen = [fact.seen if isinstance(fact, Histogram) else fact for fact in facts]
     arrays: dict[str, NDArray[Any]] = {
         "low": np.array([range_.low for range_ in seen], np.float64),
@@ -155,8 +168,8 @@ def _spread_of(arrays: Mapping[str, NDArray[Any]]) -> list[Spread | None]:
 
 def _facts(kind: str, names: list[str], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     """The inverse of `_arrays`; a ValueError where the arrays are none of theirs."""
-    if kind == "second_moments":
-        return dict(moments_from_arrays(names, arrays))
+    if kind in _ARRAYS:
+        return dict(_ARRAYS[kind][1](names, arrays))
     wanted: dict[str, Any] = {
         **dict.fromkeys(("low", "high"), (np.dtype(np.float64), (len(names),))),
         **dict.fromkeys(("rows", "channels"), (np.dtype(np.int64), (len(names),))),

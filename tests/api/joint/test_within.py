@@ -23,7 +23,7 @@ from fxpress.model_source import Source
 from fxpress_ir.errors import FxpressError, InfeasibleError
 from joint_net import batches, source
 
-HOW = How(rounds=1, steps=20)
+HOW = How(rounds=0, steps=20)
 SMALL = """
 import torch
 from torch import nn

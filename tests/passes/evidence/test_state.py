@@ -13,6 +13,8 @@ import torch
 from fxpress_ir.errors import CalibrationError
 from fxpress_passes.evidence import Histogram, Range
 from fxpress_passes.evidence.state import Run, State, packed, unpacked
+from fxpress_passes.evidence.tally import Tally
+from fxpress_passes.evidence.trace import Trace
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
@@ -61,6 +63,19 @@ def test_spreads_come_back_bit_by_bit_and_ranges_without_one_stay_so(tmp_path: P
     assert spread.count == 5
     assert np.array_equal(spread.mean, kept.spread.mean)
     assert np.array_equal(spread.squares, kept.spread.squares)
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        ("traces", {"a": Trace(6, 2, 0.1, 1e-300), "b": Trace(1, 1, -0.0, 0.0)}),
+        ("tallies", {"a": Tally(3, 0.1), "b": Tally(1, float("inf"))}),
+        ("eigenvalues", {}),
+    ],
+)
+def test_what_was_asked_and_its_numbers_come_back(kind: str, facts: dict[str, Any], tmp_path: Path) -> None:
+    state = State[Any](kind, "ab12", facts, (Run(2, "d"),), True, "noise, 4 batches")
+    assert _back(state, tmp_path) == state
 
 
 def test_equal_states_are_equal_bytes() -> None:
@@ -117,8 +132,11 @@ def test_what_is_damaged_is_one_line(case: str, tmp_path: Path) -> None:
         State("ranges", "p", {"x": Range(0.0, 1.0)}, runs=()),
         State("histograms", "p", {"x": Histogram(np.zeros(4096, np.int64), 0.0, Range(0.0, 0.0))}),
         State("histograms", "p", {"x": Histogram(np.zeros(4096, np.int64), float("inf"), Range(0.0, 0.0))}),
+        State("traces", "p", {"x": Trace(6, 0, 0.0, 0.0)}),
+        State("traces", "p", {"x": Trace(6, 2, float("nan"), 0.0)}),
+        State("tallies", "p", {"x": Tally(0, 1.0)}),
     ],
-    ids=["no run", "no reach", "an infinite reach"],
+    ids=["no run", "no reach", "an infinite reach", "no draws", "a NaN", "a sum of nothing"],
 )
 def test_what_no_run_leaves_behind_is_refused_under_a_right_sha_too(wrong: State[Any], tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="is no intact calibration state; remove it to measure anew"):

@@ -63,7 +63,11 @@ class Asked:
     @property
     def distance(self) -> Distance:
         """Of outputs: what `loss` measures, the divergence where that is no distance."""
-        return DISTANCES.get(self.loss, DISTANCES["divergence"])
+        return DISTANCES[self.distance_name]
+
+    @property
+    def distance_name(self) -> str:
+        return self.loss if self.loss in DISTANCES else "divergence"
 
     @cached_property
     def touched(self) -> list[str]:

@@ -20,13 +20,14 @@ def interactions(
     Args:
         alone: what each costs by itself, as `measured.distance` gives it.
     """
-    module, found = asked.program.module, {}
+    module, found, wanted = asked.program.module, {}, list(pairs)
     with torch.no_grad():
         originals = [perturbed(module, {}, batch) for batch in asked.batches]
-        for one, other in pairs:
+        for position, (one, other) in enumerate(wanted, start=1):
             weights = {**one.weights(), **other.weights()}
             moved = [
                 float(asked.distance(own, perturbed(module, weights, batch))) for own, batch in zip(originals, asked.batches, strict=True)
             ]
             found[one.name, other.name] = sum(moved) / len(moved) - alone[one.name] - alone[other.name]
+            asked.tell(position, len(wanted))
     return found

@@ -33,6 +33,12 @@ class Recorded(fx.Interpreter):
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self._weights[target] if target in self._weights else super().get_attr(target, args, kwargs)
 
+    def operand(self, name: str) -> Tensor:
+        """What the node of that name reads first."""
+        node = next(node for node in self.module.graph.nodes if node.name == name)  # type: ignore[union-attr]
+        value: Tensor = self.env[node.args[0]]
+        return value
+
     def changed(self, weights: Mapping[str, Tensor], inputs: Mapping[str, Callable[[Tensor], Tensor]] = _NO_INPUTS) -> Tensor:
         """The first floating-point output with other weights, and other first operands of some nodes, by their names."""
         found: dict[fx.Node, Any] = {}
