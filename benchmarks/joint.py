@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,55 +23,56 @@ from fxpress.model_source import Source
 from fxpress_ir.errors import InfeasibleError
 from fxpress_passes.evidence import Calibration
 
+ALL = "bits, ranks, channels"
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "bits": ("bits",),
     "ranks": ("ranks",),
     "channels": ("channels",),
-    "bits, ranks, channels": ("bits", "ranks", "channels"),
+    ALL: ("bits", "ranks", "channels"),
 }
-BUDGETS = ({"latency": 0.8}, {"latency": 0.8, "size": 0.6})
+BUDGETS = ("latency=0.8", "latency=0.8,size=0.6")
 
 
-def measured(name: str, target: str, seed: int, cache: Path, steps: int) -> list[dict[str, Any]]:
+def measured(name: str, target: str, seed: int, cache: Path, steps: int, limits: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
     """One row a budget and a family: what was found, or the line that says why nothing was."""
     model = seeds.Model.of(name)
     data = Calibration(model.drawn(seed))
     source = Source(name, model.entry.model, model.entry.inputs, model.entry.dynamic_shapes, data, model.entry.evaluate)
-    rows = []
-    for label, families in FAMILIES.items():
-        how = How(families=families, rounds=1, steps=steps, seed=seed, cache=cache)
-        with tempfile.TemporaryDirectory() as work:
-            search = Search(source, model.program, data, target, how, True, Path(work))
-            whole = search.whole
-            assert whole is not None
-            for shares in BUDGETS:
+    how = How(families=FAMILIES[ALL], rounds=1, steps=steps, seed=seed, cache=cache, repeats=30)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as work:
+        search = Search(source, model.program, data, target, how, True, Path(work))
+        whole = search.whole
+        assert whole is not None
+        original, eight = model.loss(model.program.run), model.loss(whole.program.run)
+        for label, families in FAMILIES.items():
+            for shares in limits:
                 asked = [Budget(resource, share * whole.measured[resource].value, False) for resource, share in shares.items()]
-                row: dict[str, Any] = {"model": name, "seed": seed, "families": label, "budget": shares}
+                row: dict[str, Any] = {"model": name, "seed": seed, "families": label, "budget": shares, "float": original, "8 bits": eight}
                 try:
-                    _, built = search.within(asked)
+                    _, built = search.only(families).within(asked)
                 except InfeasibleError as error:
                     rows.append({**row, "refused": str(error)})
                     continue
                 ratio = {key: built.measured[key].value / whole.measured[key].value for key in ("latency", "size")}
                 held = all(built.measured[budget.resource].low <= budget.value for budget in asked)
-                rows.append(
-                    {**row, **ratio, "held": held, "loss": model.loss(built.program.run), "loss_float": model.loss(model.program.run)}
-                )
+                rows.append({**row, **ratio, "loss": model.loss(built.program.run), "held": held})
                 print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """One line a model and budget; a cell has the mean and the range of the seeds' losses, and the mean latency measured."""
-    lines = []
+    lines, budgets = [], list(dict.fromkeys(json.dumps(row["budget"]) for row in rows))
     for name in dict.fromkeys(row["model"] for row in rows):
-        for shares in BUDGETS:
-            own = [row for row in rows if row["model"] == name and row["budget"] == shares]
-            cells = [name, ", ".join(f"{key} {share:g}" for key, share in shares.items())]
-            cells += [_cell([row for row in own if row["families"] == label]) for label in FAMILIES]
-            cells.append(f"{next((row['loss_float'] for row in own if 'loss' in row), float('nan')):.4f}")
-            lines.append(tuple(cells))
-    return readme.markdown(("model", "budget of the 8-bit program's", *FAMILIES, "float"), lines)
+        for text in budgets:
+            own = [row for row in rows if row["model"] == name and json.dumps(row["budget"]) == text]
+            if own:
+                cells = [name, ", ".join(f"{key} {share:g}" for key, share in json.loads(text).items())]
+                cells += [_cell([row for row in own if row["families"] == label]) for label in FAMILIES]
+                cells += [f"{fmean(row[key] for row in own):.4f}" for key in ("8 bits", "float")]
+                lines.append(tuple(cells))
+    return readme.markdown(("model", "of the 8-bit program's", *FAMILIES, "8 bits", "float"), lines)
 
 
 def _cell(found: list[dict[str, Any]]) -> str:
@@ -89,13 +90,15 @@ def main() -> None:
     parser.add_argument("--target", default="tvm:native")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), help="shares of the 8-bit program's")
     parser.add_argument("--write", action="store_true", help="put the table into docs/measurements.md")
     options = parser.parse_args()
+    limits = [{part.split("=")[0]: float(part.split("=")[1]) for part in text.split(",")} for text in options.budgets]
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         for name in options.models:
             for seed in range(options.seeds):
-                rows += measured(name, options.target, seed, Path(cache), options.steps)
+                rows += measured(name, options.target, seed, Path(cache), options.steps, limits)
     words = "held-out loss, mean and range of seeds, and the latency measured over the 8-bit program's"
     text = f"{table(rows)}\n\nOn {options.target}: {words}; {options.steps} steps of training for all."
     print(text)

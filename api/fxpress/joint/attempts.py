@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fxpress_ir.errors import InfeasibleError
 from fxpress_passes import Context, Pass, PlaceQuantizers, QuantizeDyadic, Reconstruct, Recover, ToInteger
 from fxpress_passes.allocate import Answer, Front, Measured, Milp, front
 from fxpress_passes.evidence import Calibration, Evidence
-from fxpress_passes.evidence.losses import divergence
+from fxpress_passes.evidence.losses import Distance, divergence
 from fxpress_passes.pipeline import Pipeline, Report
 from fxpress_passes.quantize.precision import precision_of
 
@@ -122,13 +123,22 @@ class Search:
             self.float_seconds = row.p50_ms / 1e3
         measured = MeasuredCosts(target, self._sizes, threads=how.threads, cache=how.cache) if timed else None
         costs = Costs.measured(self._space, TargetMeasure(self._space, target, data, measured))
-        self._losses = Losses(self._space, divergence if source.evaluate is not None else relative_error)
+        self._distance: Distance = divergence if source.evaluate is not None else relative_error
+        self._losses = Losses(self._space, self._distance)
         singles = self._losses.singles()
         if timed:
             self.whole = self._built(self._space.nothing)
             seconds = self.whole.measured["latency"].value
             costs = costs.scaled(seconds / problem_of(self._space, singles, costs, {}).costs(self._space.nothing)["latency"])
         self._singles, self._costs = singles, costs
+
+    def only(self, families: Sequence[str]) -> Search:
+        """The same measurements with fewer families to choose from."""
+        other = copy(self)
+        other._space = self._space.only(families)
+        other._losses = Losses(other._space, self._distance)
+        other._work = self._work / "-".join(families)
+        return other
 
     def within(self, budgets: Sequence[Budget]) -> tuple[Answer, Built]:
         """The first answer whose measured figures are within the budgets, or that of the last attempt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from fxpress_ir.analysis.blocks import residual_blocks
 from fxpress_passes.allocate import Choice, Pair, Problem, Unit
@@ -31,6 +32,8 @@ def problem_of(space: Space, losses: Losses, costs: Costs, budgets: Mapping[str,
         found = {"size": costs.size[unit, choice]}
         return found if costs.seconds is None else {**found, "latency": costs.seconds[unit, choice]}
 
+    # of a space with fewer families than the costs were measured for
+    costs = replace(costs, shares={key: shares for key, shares in costs.shares.items() if key[0] in space.units})
     units = []
     for name, choices in space.units.items():
         made = [Choice(choice, losses[name, choice], of(name, choice)) for choice in choices]

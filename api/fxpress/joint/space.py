@@ -86,6 +86,17 @@ class Space:
         own = tuple(bits) if "bits" in families else ("w8",)
         return cls(program, context, layers, ranked, atoms, blocks, own, tuple(families), align)
 
+    def only(self, families: Sequence[str]) -> Space:
+        """The same with fewer families; what stays keeps its names, so that losses and costs hold for it."""
+        return replace(
+            self,
+            ranked=self.ranked if "ranks" in families else frozenset(),
+            atoms=self.atoms if "channels" in families else {},
+            blocks=self.blocks if "blocks" in families else {},
+            bits=self.bits if "bits" in families else self.bits[:1],
+            families=tuple(families),
+        )
+
     @property
     def units(self) -> dict[str, tuple[str, ...]]:
         """The choices of each unit, what changes least first."""

@@ -97,10 +97,9 @@ def test_all_families_lose_no_more_than_one() -> None:
     whole = free().costs(space().nothing)
     answer = Milp().solve(free().within({"latency": 0.7 * whole["latency"], "size": 0.7 * whole["size"]}))
     for family in ("ranks", "channels"):
-        own = space(family)
-        problem = problem_of(own, Losses(own).singles(), Costs.measured(own, counted(own)), {})  # type: ignore[arg-type]
-        alone = Milp().solve(problem.within({"latency": 0.7 * whole["latency"], "size": 0.7 * whole["size"]}))
+        alone = Milp().solve(problem_of(space().only((family,)), singles(), costs(), answer.budgets))
         assert answer.loss <= alone.loss + 1e-9
+        assert {alone.chosen[name][-2:] for name in space().layers} == {"w8"}
 
 
 def test_a_budget_below_all_choices_says_the_nearest() -> None:
