@@ -63,10 +63,10 @@ class How:
     seed: int = 0
 
 
-def finishing(plan: JointPlan, original: Program, source: Source, how: How) -> list[Pass]:
+def finishing(plan: JointPlan, original: Program, source: Source) -> list[Pass]:
     """The passes from a program that a plan cut to integers: layers below 8 bits are reconstructed, by GPTQ, which needs no steps."""
     loss = "kl" if source.evaluate is not None else "mse"
-    training: list[Pass] = [Recover(steps=how.steps, loss=loss, teacher=original)] if plan.changes_structure and how.steps else []
+    training: list[Pass] = [Recover(steps=plan.steps, loss=loss, teacher=original)] if plan.steps else []
     if all(precision_of(precision, "budget").weight == 8 for precision in plan.bits.values()):
         return [*training, QuantizeDyadic(bits=plan.entries)]
     return [*training, PlaceQuantizers(bits=plan.entries), Reconstruct(method="gptq"), ToInteger()]
@@ -195,8 +195,9 @@ class Search:
 
     def _built(self, chosen: Mapping[str, str], steps: int | None = None) -> Built:
         plan, cut = self._space.built(chosen)
-        how = self._how if steps is None else replace(self._how, steps=steps)
-        passes = finishing(plan, self._original, self._source, how)
+        if plan.changes_structure:
+            plan = replace(plan, steps=self._how.steps if steps is None else steps)
+        passes = finishing(plan, self._original, self._source)
         result = Pipeline(passes).run(cut, self._data, seed=self._how.seed, progress=self._progress)
         self._made += 1
         artifact = lower(result.program, self._target, out=self._work / f"artifact-{self._made}")

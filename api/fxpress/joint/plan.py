@@ -26,6 +26,7 @@ class JointPlan:
         remove: blocks that leave, by the names of their input's and output's node.
         ranks: of layers that become two, by their names after the two above.
         bits: ``w4a8`` by layers' names after all of it, as `place-quantizers` takes them; layers not named have 8.
+        steps: of training on the float model's outputs, before quantisers are placed.
     """
 
     program_hash: str
@@ -33,6 +34,7 @@ class JointPlan:
     remove: tuple[tuple[str, str], ...] = ()
     ranks: Mapping[str, int] = field(default_factory=dict)
     bits: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 0
 
     @property
     def changes_structure(self) -> bool:
@@ -93,7 +95,8 @@ class JointPlan:
             keep = {str(name): tuple(map(int, atoms)) for name, atoms in found["keep"].items()}
             remove = tuple((str(start), str(end)) for start, end in found["remove"])
             ranks = {str(name): int(rank) for name, rank in found["ranks"].items()}
-            return cls(str(found["program_hash"]), keep, remove, ranks, {str(k): str(v) for k, v in found["bits"].items()})
+            bits = {str(name): str(precision) for name, precision in found["bits"].items()}
+            return cls(str(found["program_hash"]), keep, remove, ranks, bits, int(found["steps"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PassError(f"is no plan: {error!r}", where=_WHERE, way_on="give what JointPlan.to_json wrote") from error
 

@@ -154,7 +154,7 @@ def replay(source: Source, plan: JointPlan, target: str, out: Path, data: Data |
     captured, calibration = _opened(source, data, how)
     original = prepared(captured, calibration)
     cut = plan.cut(original, Context(Evidence(calibration), how.seed))
-    passes = finishing(plan, original, source, how)
+    passes = finishing(plan, original, source)
     program = Pipeline(passes).run(cut, calibration, seed=how.seed).program
     return lower(program, target, place, recipe="\n".join(map(str, passes)), seed=how.seed)
 
