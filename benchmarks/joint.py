@@ -1,8 +1,8 @@
 """Bits, ranks and channels chosen together against the best single family, at equal measured latency (and size): held-out loss, 3 seeds.
 
 Run: ``python benchmarks/joint.py [--models digits-cnn char-lm] [--target tvm:native] [--seeds 3] [--write]`` (no extra; a quarter of an
-hour a model on two cores). Budgets are shares of what the program takes at 8 bits on the target; every family is searched, trained on
-the float model's outputs and measured alike. The seed draws the calibration data.
+hour a model on two cores). Budgets are shares of what the program takes at 8 bits on the target; families are searched and measured alike,
+and what changed more than bits is trained on the float model's outputs. The seed draws the calibration data.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def measured(name: str, target: str, seed: int, cache: Path, steps: int, limits:
     """One row a budget and a family: what was found, or the line that says why nothing was."""
     model = seeds.Model.of(name)
     data = Calibration(model.drawn(seed))
-    source = Source(name, model.entry.model, model.entry.inputs, model.entry.dynamic_shapes, data, model.entry.evaluate)
+    source = Source(name, model.entry.model, model.entry.inputs, model.entry.dynamic_shapes, data, model.entry.evaluate, scores=True)
     how = How(families=FAMILIES[ALL], rounds=1, steps=steps, seed=seed, cache=cache, repeats=30)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
@@ -100,7 +100,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 rows += measured(name, options.target, seed, Path(cache), options.steps, limits)
     words = "held-out loss, mean and range of seeds, and the latency measured over the 8-bit program's"
-    text = f"{table(rows)}\n\nOn {options.target}: {words}; {options.steps} steps of training for all."
+    text = f"{table(rows)}\n\nOn {options.target}: {words}; {options.steps} steps of training where more than bits changed."
     print(text)
     if options.write:
         readme.write("joint", text)

@@ -55,6 +55,9 @@ def calibration_for(data: Data | None, own: Iterable[Any] | None, program: Progr
     if data is None:
         return None if own is None else Calibration(own)
     if data.source == DISTILLED:
+        if data.limit is not None or data.mean or data.std:
+            where = f"calibration {DISTILLED!r}"
+            raise CalibrationError("limit, mean and std are for data that there are", where=where, way_on="leave them out")
         return Calibration(distill(program, batch_size=data.batch_size or 32, seed=seed).batches)
     return Calibration(open_data(data, program.inputs))
 

@@ -30,6 +30,7 @@ class Source:
         dynamic_shapes: as ``capture`` takes it.
         calibration: batches of inputs, where the model brings them.
         evaluate: quality of a function that runs a batch, higher is better, where the model brings it.
+        scores: whether outputs are known to be scores of classes along the last axis.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Source:
     dynamic_shapes: Any = None
     calibration: Iterable[Any] | None = None
     evaluate: Callable[[Callable[..., Sequence[Any]]], float] | None = None
+    scores: bool = False
 
     def capture(self) -> Program:
         """The model as a float program.
@@ -71,7 +73,7 @@ def open_model(text: str) -> Source:
 
 
 def _from_entry(entry: zoo.Entry) -> Source:
-    return Source(entry.name, entry.model, entry.inputs, entry.dynamic_shapes, entry.calibration, entry.evaluate)
+    return Source(entry.name, entry.model, entry.inputs, entry.dynamic_shapes, entry.calibration, entry.evaluate, entry.scores)
 
 
 def _from_factory(text: str, result: Any) -> Source:

@@ -66,10 +66,13 @@ def compress(
         ),
     ] = None,
     floor: Annotated[
-        list[str] | None, typer.Option(help="With --budget: accuracy=-0.5, the most that may be lost, in points of 100.")
+        list[str] | None,
+        typer.Option(
+            help="With --budget: accuracy=-0.5, the most that may be lost, in points; for models that bring evaluate, as the zoo's do."
+        ),
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="In place of a recipe: the plan.json that --budget wrote; the same again without the search.")
+        Path | None, typer.Option(help="In place of a recipe: the TARGET.plan.json that --budget wrote; the same again without the search.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -117,14 +120,14 @@ def _without_recipe(model: str, out: Path, asked: Asked, plan: Path | None, othe
     if plan is not None and (asked.budgets or asked.floors):
         clash = "--plan"
     if clash is not None:
-        beside = "--budget" if asked.budgets or asked.floors else "--plan"
+        beside = "--budget" if asked.budgets else "--floor" if asked.floors else "--plan"
         raise PipelineError(f"{clash} beside {beside}", where="compress", way_on=f"{beside} has its own passes: leave one out")
     with bars(as_json) as progress:
         if plan is not None:
             folder = replayed(model, out, asked, plan)
         else:
             done = compress_within(model, out, asked, progress)
-            written = write_fronts(done, out)
+            written = write_fronts(done)
     if plan is not None:
         print_json({"folder": str(folder)}) if as_json else typer.echo(f"written: {folder}")
         raise typer.Exit(0)

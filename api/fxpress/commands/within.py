@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxpress_ir.errors import PassError, PipelineError
+from fxpress_ir.errors import ArtifactError, PassError, PipelineError
 from rich.console import Console
 
 from .terminal import Tell, print_json
@@ -69,21 +70,26 @@ def replayed(model: str, out: Path, asked: Asked, plan: Path) -> Path:
     return replay(open_model(model), JointPlan.from_json(text), target, out, data, How(seed=asked.seed or 0)).folder
 
 
-def write_fronts(done: Within, out: Path) -> list[Path]:
-    """``pareto-size.json`` and, where matplotlib is installed, ``pareto-size.svg`` for each budget."""
+def write_fronts(done: Within) -> list[str]:
+    """A JSON file for each budget beside the artifact, and a picture where matplotlib is installed; their names, or why there is none."""
     from fxpress_passes.allocate import picture
 
-    written = []
+    written, place = [], done.artifact.folder
     for resource, swept in done.fronts.items():
-        file = out / f"pareto-{resource}.json"
-        file.write_text(swept.to_json(), encoding="utf-8")
-        written.append(file)
+        file = place.with_name(f"{place.name}.pareto-{resource}.json")
         try:
+            file.write_text(swept.to_json(), encoding="utf-8")
             title = f"{done.artifact.target}: predicted loss over {resource}"
             measured = done.found.measured[resource]
-            written.append(picture(swept, out / f"pareto-{resource}.svg", chosen=done.found.answer, measured=measured, title=title))
+            drawn = picture(swept, file.with_suffix(".svg"), chosen=done.predicted, measured=measured, title=title)
         except PassError as error:
-            written.append(Path(f"({error.what}; {error.way_on})"))
+            written += [str(file), f"({error.what}; {error.way_on})"]
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot be written: {error.strerror}", where=f"front {str(file)!r}", way_on="name another folder"
+            ) from error
+        else:
+            written += [str(file), str(drawn)]
     return written
 
 
@@ -95,6 +101,7 @@ def show_json(done: Within) -> None:
         "held": done.held,
         "target": done.artifact.target,
         "folder": str(done.artifact.folder),
+        "same_bits": done.same_bits,
         "size_ratio": done.size_ratio,
         "latency_ratio": None if latency is None else latency.median,
         "latency_interval": None if latency is None else [latency.low, latency.high],
@@ -106,13 +113,13 @@ def show_json(done: Within) -> None:
         "predicted": dict(done.found.answer.costs),
         "broken": list(done.found.broken),
         "floor": done.floor,
-        "plan": done.plan.to_json(),
+        "plan": json.loads(done.plan.to_json()),
         "report": str(done.report),
     }
     print_json(found)
 
 
-def show(done: Within, written: Sequence[Path]) -> None:
+def show(done: Within, written: Sequence[str]) -> None:
     console = Console()
 
     def line(text: str) -> None:
@@ -129,8 +136,10 @@ def show(done: Within, written: Sequence[Path]) -> None:
     if done.accuracy is not None:
         before, after = done.accuracy
         line(f"accuracy {100 * before:.2f} -> {100 * after:.2f} %, {done.points:+.2f} points")
+    if done.same_bits is not None:
+        line(f"same bits as the program: {'yes' if done.same_bits else 'NO'}")
     for name in done.found.broken:
         line(f"MISSED: {name} is above its budget as measured; raise it")
-    if done.floor is not None and done.points is not None and done.points < done.floor:
+    if done.floor_missed:
         line(f"MISSED: accuracy {done.points:+.2f} points, {done.floor:+.2f} asked at least; raise a budget")
     line(f"written: {', '.join(map(str, [done.artifact.folder, *written]))}")

@@ -14,17 +14,20 @@ from fxpress_ir import Program
 from fxpress_ir.errors import InfeasibleError
 from fxpress_passes import Context, Pass, PlaceQuantizers, QuantizeDyadic, Reconstruct, Recover, ToInteger
 from fxpress_passes.allocate import Answer, Front, Measured, Milp, front
+from fxpress_passes.allocate.infeasible import is_feasible
 from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.evidence.losses import Distance, divergence
 from fxpress_passes.pipeline import Pipeline, Report
 from fxpress_passes.quantize.precision import precision_of
+from fxpress_passes.recover.distillation import relative_error
+from torch import Tensor
 
 from ..costs import MeasuredCosts
 from ..model_source import Source
 from ..never_slower import sizes_of
 from .costs import Costs
 from .goal import Budget
-from .losses import Losses, relative_error
+from .losses import Losses
 from .measure import TargetMeasure
 from .plan import JointPlan
 from .prepare import prepared
@@ -63,9 +66,13 @@ class How:
     seed: int = 0
 
 
+def _relative_error(original: Tensor, other: Tensor) -> Tensor:
+    return relative_error(other, original)
+
+
 def finishing(plan: JointPlan, original: Program, source: Source) -> list[Pass]:
     """The passes from a program that a plan cut to integers: layers below 8 bits are reconstructed, by GPTQ, which needs no steps."""
-    loss = "kl" if source.evaluate is not None else "mse"
+    loss = "kl" if source.scores else "mse"
     training: list[Pass] = [Recover(steps=plan.steps, loss=loss, teacher=original)] if plan.steps else []
     if all(precision_of(precision, "budget").weight == 8 for precision in plan.bits.values()):
         return [*training, QuantizeDyadic(bits=plan.entries)]
@@ -121,11 +128,11 @@ class Search:
             self._float = lower(captured, FLOAT, out=work / "float")
             (row,) = self._bench([self._float]).rows
             self.float_seconds = row.p50_ms / 1e3
-        measured = MeasuredCosts(target, self._sizes, threads=how.threads, cache=how.cache) if timed else None
-        costs = Costs.measured(self._space, TargetMeasure(self._space, target, data, measured))
-        self._distance: Distance = divergence if source.evaluate is not None else relative_error
+        self._distance: Distance = divergence if source.scores else _relative_error
         self._losses = Losses(self._space, self._distance)
         singles = self._losses.singles()
+        measured = MeasuredCosts(target, self._sizes, threads=how.threads, cache=how.cache) if timed else None
+        costs = Costs.measured(self._space, TargetMeasure(self._space, target, data, measured))
         if timed:
             self.whole = self._built(self._space.nothing)
             seconds = self.whole.measured["latency"].value
@@ -141,57 +148,68 @@ class Search:
         return other
 
     def within(self, budgets: Sequence[Budget]) -> tuple[Answer, Built]:
-        """The first answer whose measured figures are within the budgets, or that of the last attempt."""
+        """The first answer whose measured figures are within the budgets, or else that which is least above one.
+
+        Raises:
+            InfeasibleError: no choice holds the budgets, or none that is predicted to be as far below them as prediction was short.
+        """
         asked = {budget.resource: budget.within(self._whole(budget.resource)) for budget in budgets}
-        aims = dict(asked)
+        aims, best = dict(asked), list[tuple[float, Answer, Built]]()
         for _ in range(self._how.attempts):
-            answer = self._solved(aims, asked)
-            built = self._built(answer.chosen)
-            over = [name for name, limit in asked.items() if built.measured[name].value > limit]
-            if not over:
+            try:
+                answer = self._solved(aims)
+            except InfeasibleError:
+                if not best:
+                    raise
                 break
+            built = self._built(answer.chosen)
+            found = {name: built.measured[name] for name in asked}
+            best.append((max(found[name].low / limit for name, limit in asked.items()), replace(answer, budgets=asked), built))
+            over = [name for name, limit in asked.items() if found[name].value > limit]
+            if not over:
+                return best[-1][1:]
             for name in over:
                 # by how much prediction was short
-                aims[name] = min(aims[name], answer.costs[name]) * asked[name] / built.measured[name].value * _MARGIN
-        return replace(answer, budgets=asked), built
+                aims[name] = min(aims[name], answer.costs[name]) * asked[name] / found[name].value * _MARGIN
+        return min(best, key=lambda each: each[0])[1:]
 
     def again(self, answer: Answer, steps: int) -> Built:
         """The same choices with longer training."""
         return self._built(answer.chosen, steps)
 
-    def fronts(self, budgets: Sequence[Budget], at: Mapping[str, str]) -> dict[str, Front]:
-        """By resource; without improvement around answers, and exact in costs at the choices `at`."""
-        solver = Milp(gap=1e-3, seconds=20)
-        problem = problem_of(self._space, self._singles, self._costs, {}, at)
-        return {budget.resource: front(problem, budget.resource, points=12, solver=solver) for budget in budgets}
+    def fronts(self, answer: Answer) -> dict[str, Front]:
+        """By resource with a budget, the others held; without improvement around answers, and exact in costs at this one."""
+        problem = problem_of(self._space, self._singles, self._costs, answer.budgets, answer.chosen)
+        return {name: front(problem, name, points=12, solver=Milp(gap=1e-3, seconds=_SECONDS)) for name in answer.budgets}
 
-    def _solved(self, aims: Mapping[str, float], asked: Mapping[str, float]) -> Answer:
-        at: Mapping[str, str] = self._space.nothing
-        try:
-            for _ in range(_SOLVINGS):
-                problem = problem_of(self._space, self._singles, self._costs, aims, at)
-                answer = Milp(seconds=_SECONDS).solve(problem)
-                if answer.chosen == at:
-                    break
-                at = answer.chosen
-        except InfeasibleError as error:
-            if dict(aims) == dict(asked):
-                raise
-            # what is measured to be short of prediction cannot be aimed at: the nearest is said of what was asked
-            share = {name: asked[name] / aims[name] for name in asked}
-            nearest = {name: value * share.get(name, 1.0) for name, value in error.nearest.items()}
-            raise InfeasibleError(
-                f"{' and '.join(error.binding)} cannot be held as measured",
-                where="compress",
-                way_on=f"the nearest is {' and '.join(f'{name} {value:.4g}' for name, value in nearest.items())}",
-                binding=error.binding,
-                nearest=nearest,
-            ) from error
-        problem = problem_of(self._space, self._singles, self._costs, aims, answer.chosen)
+    def predicted(self, answer: Answer) -> Answer:
+        """The same choices with the sum of single losses, as fronts have it."""
+        problem = problem_of(self._space, self._singles, self._costs, answer.budgets, answer.chosen)
+        return Answer.of(problem, answer.chosen, answer.solver)
+
+    def _solved(self, aims: Mapping[str, float]) -> Answer:
+        """Solved again at each answer, in which costs are exact, until it stays."""
         solver = Milp(seconds=_SECONDS)
-        if not problem.allows(answer.chosen):
-            answer = solver.solve(problem)
+        at: Mapping[str, str] = self._first(aims)
+        problem = problem_of(self._space, self._singles, self._costs, aims, at)
+        answer = solver.solve(problem)
+        for _ in range(_SOLVINGS):
+            if answer.chosen == at:
+                break
+            at = answer.chosen
+            local = problem_of(self._space, self._singles, self._costs, aims, at)
+            if not is_feasible(local):
+                break
+            problem, answer = local, solver.solve(local)
         return improved(problem, answer, solver, self._losses.of, self._how.rounds, self._progress)
+
+    def _first(self, aims: Mapping[str, float]) -> dict[str, str]:
+        """Choices to write costs at first: nothing chosen, or the least size where budgets are too tight for what that gives back."""
+        nothing = self._space.nothing
+        if is_feasible(problem_of(self._space, self._singles, self._costs, aims, nothing)):
+            return nothing
+        size = self._costs.size
+        return {name: min(choices, key=lambda one: size.get((name, one), 0.0)) for name, choices in self._space.units.items()}
 
     def _built(self, chosen: Mapping[str, str], steps: int | None = None) -> Built:
         plan, cut = self._space.built(chosen)
@@ -205,8 +223,9 @@ class Search:
         if self._float is not None and self.float_seconds is not None:
             table = self._bench([artifact, self._float])
             ratio = table.ratio(0, 1)
+            ends = (ratio.median, min(ratio.low, ratio.median), max(ratio.high, ratio.median))
             # by the ratio, since the machine's speed is not the same from one run to the next
-            measured["latency"] = Measured(*(share * self.float_seconds for share in (ratio.median, ratio.low, ratio.high)))
+            measured["latency"] = Measured(*(share * self.float_seconds for share in ends))
         return Built(plan, result.program, tuple(passes), result.report, measured, ratio)
 
     def _bench(self, artifacts: Sequence[Artifact]) -> Table:

@@ -9,7 +9,7 @@ from statistics import fmean
 from fxpress_ir import Program
 from fxpress_passes.quantize.layer_choices import layers_of
 
-from .space import SHARES, WHOLE, Space, group_unit, parts
+from .space import LEAVES, SHARES, WHOLE, Space, group_unit, parts
 
 OTHERS = ""
 """The name under which seconds are that no layer with weights takes."""
@@ -42,7 +42,7 @@ class Costs:
         shares: of a group's choice, by layer, the share of its elements that stays.
         rate: of a layer, how much of its time goes with its elements when channels leave; 1 where all does.
         overhead: bytes and seconds that no choice changes.
-        others: of a group's choice, the seconds that others than layers take less.
+        others: of a group's choice, and of a block that leaves, the seconds that others than layers take less.
     """
 
     size: Mapping[tuple[str, str], float]
@@ -54,8 +54,9 @@ class Costs:
 
     @classmethod
     def measured(cls, space: Space, measure: Measure) -> Costs:
-        """Build, lower and time one program for each precision, each share of ranks and each share of channels."""
-        labels = [*space.bits, *(f"r{share:g}" for share in SHARES if space.ranked), *_levels(space)]
+        """Build, lower and time one program for each precision, each share of ranks and of channels, and one without the blocks."""
+        ranks = [f"r{share:g}" for share in SHARES if space.ranked]
+        labels = [*space.bits, *ranks, *_levels(space), *([LEAVES] if space.blocks else [])]
         plans = {label: space.built(_everywhere(space, label)) for label in labels}
         taken = measure({label: (cut, plan.bits) for label, (plan, cut) in plans.items()})
         first = space.bits[0]
@@ -69,10 +70,14 @@ class Costs:
         whole = taken[first].seconds
         if whole is None:
             return cls(size, None, shares, dict.fromkeys(space.layers, 1.0), overhead, {})
-        seconds = {(name, choice): _seconds(name, choice, taken, first) for name, choice in choices}
+        seconds = {(name, choice): _seconds(space, name, choice, taken) for name, choice in choices}
         overhead["latency"] = whole.get(OTHERS, 0.0)
         levels = {level: taken[level].seconds or {} for level in _levels(space)}
-        return cls(size, seconds, shares, _rates(space, whole, levels, shares), overhead, _others(space, whole, levels))
+        others = _others(space, whole, levels)
+        if space.blocks:
+            saved = max(whole[OTHERS] - (taken[LEAVES].seconds or {}).get(OTHERS, 0.0), 0.0) / len(space.blocks)
+            others.update({(name, LEAVES): saved for name in space.blocks})
+        return cls(size, seconds, shares, _rates(space, whole, levels, shares), overhead, others)
 
     def scaled(self, factor: float) -> Costs:
         """With all seconds times `factor`: of a run as a whole over the sum of its parts."""
@@ -123,13 +128,16 @@ def _shares(space: Space, group: str, choice: str) -> dict[str, float]:
     return {name: share for name, share in found.items() if share < 1}
 
 
-def _seconds(name: str, choice: str, taken: Mapping[str, Taken], first: str) -> float:
-    """As split at this share, times what the bits were measured to change."""
+def _seconds(space: Space, name: str, choice: str, taken: Mapping[str, Taken]) -> float:
+    """As split at this share, times what the bits were measured to change, and by its elements a share of what others take more."""
     share, bits = parts(choice)
-    whole, at_bits = (taken[label].seconds or {} for label in (first, bits))
-    split = whole if share == 1 else taken[f"r{share:g}"].seconds or {}
+    label = space.bits[0] if share == 1 else f"r{share:g}"
+    whole, split, at_bits = (taken[each].seconds or {} for each in (space.bits[0], label, bits))
     change = at_bits.get(name, 0.0) / whole[name] if whole.get(name) else 1.0
-    return split.get(name, 0.0) * change
+    chosen = space.layers if share == 1 else space.ranked
+    part = space.layers[name].elements / sum(space.layers[each].elements for each in chosen)
+    more = sum(max(found.get(OTHERS, 0.0) - whole.get(OTHERS, 0.0), 0.0) for found in (split, at_bits))
+    return split.get(name, 0.0) * change + part * more
 
 
 def _rates(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from fxpress_ir.errors import PipelineError
 
@@ -43,7 +44,7 @@ def budgets(texts: Iterable[str]) -> tuple[Budget, ...]:
     for text in texts:
         match = _BUDGET.fullmatch(text.strip())
         known = _UNITS.get(match["name"]) if match else None
-        if match is None or known is None or (match["unit"] != "x" and match["unit"] not in known) or float(match["value"]) <= 0:
+        if match is None or known is None or (match["unit"] != "x" and match["unit"] not in known) or not 0 < float(match["value"]) < inf:
             way_on = "write it so: latency=0.77x, latency=1.5ms, size=0.15x or size=120kB"
             raise PipelineError(f"--budget {text!r} is no budget", where=_WHERE, way_on=way_on)
         if match["name"] in found:

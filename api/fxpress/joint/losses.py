@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import islice
+from math import isfinite
 
 import torch
 from fxpress_ir import Program
+from fxpress_ir.errors import PassError
 from fxpress_passes.evidence.calibration import Batch
-from fxpress_passes.evidence.losses import Distance, divergence, perturbed
+from fxpress_passes.evidence.losses import Distance, divergence
 from fxpress_passes.quantize.layer_choices import layers_of
 from fxpress_passes.quantize.precision import precision_of
 from fxpress_passes.quantize.rounded import rounded_weight
@@ -21,34 +23,38 @@ MOST = 4
 """Batches that are looked at."""
 
 
-def relative_error(original: Tensor, other: Tensor) -> Tensor:
-    """Energy of the error over that of the output: for outputs that are no scores."""
-    return (other - original).square().sum() / original.square().sum().clamp_min(1e-30)
-
-
 class Losses:
     """Measures programs of one space.
 
     Args:
-        distance: of outputs; `divergence` of scores along the last axis, or `relative_error`.
+        distance: of outputs; `divergence` of scores along the last axis, or the relative error.
     """
 
     def __init__(self, space: Space, distance: Distance = divergence, most: int = MOST) -> None:
         self._space, self._distance, self._most = space, distance, most
 
     @cached_property
-    def _batches(self) -> list[tuple[Batch, Tensor]]:
+    def _batches(self) -> list[tuple[Batch, list[Tensor]]]:
         """The first batches and the original's outputs."""
         program = self._space.program
         batches = islice(self._space.context.evidence.calibration.batches(program), self._most)
-        with torch.no_grad():
-            return [(batch, perturbed(program.module, {}, batch)) for batch in batches]
+        return [(batch, _outputs(program, {}, batch)) for batch in batches]
 
     def measured(self, program: Program, weights: Mapping[str, Tensor]) -> float:
-        """The mean distance of a program with these weights from the original."""
-        with torch.no_grad():
-            found = [self._distance(original, perturbed(program.module, weights, batch)) for batch, original in self._batches]
-        return float(sum(found) / len(found))
+        """The mean distance of a program with these weights from the original, summed over its floating-point outputs.
+
+        Raises:
+            PassError: it is NaN or infinite.
+        """
+        total = 0.0
+        for batch, originals in self._batches:
+            pairs = zip(originals, _outputs(program, weights, batch), strict=True)
+            total += sum(float(self._distance(original, other)) for original, other in pairs)
+        mean = total / len(self._batches)
+        if not isfinite(mean):
+            what = "with one of the choices the model's outputs are NaN or infinite"
+            raise PassError(what, where="budget", way_on="repair the model and the data")
+        return mean
 
     def of(self, chosen: Mapping[str, str]) -> float:
         """Of all choices together, weights rounded; inputs are not."""
@@ -81,6 +87,12 @@ class Losses:
         if share == 1:
             return 0.0
         return self.measured(self._space.built({unit: f"r{share:g} w8"})[1], {})
+
+
+def _outputs(program: Program, weights: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+    with torch.no_grad():
+        found = torch.func.functional_call(program.module, dict(weights), batch)
+    return [output for output in found if output.is_floating_point()]
 
 
 def rounded(program: Program, bits: Mapping[str, str]) -> dict[str, Tensor]:

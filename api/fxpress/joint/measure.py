@@ -51,6 +51,6 @@ class TargetMeasure:
             return None
         found, seconds = self._timed.of(program), defaultdict[str, float](float)
         for name, unit in self._space.units_in(cut).items():
-            seconds[unit] += found.by_node.get(_CORE.format(name), 0.0)
+            seconds[unit] += found.by_node[_CORE.format(name)]
         seconds[OTHERS] = max(found.seconds - sum(seconds.values()), 0.0)
         return dict(seconds)

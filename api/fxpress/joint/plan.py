@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from fxpress_ir import Program
-from fxpress_ir.analysis.blocks import residual_blocks
+from fxpress_ir.analysis.blocks import Block, residual_blocks
 from fxpress_ir.errors import PassError
 from fxpress_ir.slicing import remove_blocks, slice_atoms
 from fxpress_passes import Context, Factorize
@@ -66,11 +66,13 @@ class JointPlan:
         sliced = slice_atoms(program, self.keep) if self.keep else program
         if not self.remove:
             return sliced
-        blocks = {block.names: block for block in residual_blocks(sliced)}
-        unknown = next((names for names in self.remove if names not in blocks), None)
+        # of the whole program: where layers shrink to different sizes, other rows of blocks repeat
+        known = {block.names for block in residual_blocks(program)}
+        unknown = next((names for names in self.remove if names not in known), None)
         if unknown is not None:
             raise PassError(f"there is no block {' ==> '.join(unknown)}", where=_WHERE, way_on="search again")
-        return remove_blocks(sliced, [blocks[names] for names in self.remove])
+        nodes = {node.name: node for node in sliced.graph.nodes}
+        return remove_blocks(sliced, [Block(nodes[start], nodes[end], ()) for start, end in self.remove])
 
     def factorized(self, sliced: Program, context: Context) -> Program:
         """What `sliced` gave, with layers in two."""
@@ -97,11 +99,12 @@ class JointPlan:
             ranks = {str(name): int(rank) for name, rank in found["ranks"].items()}
             bits = {str(name): str(precision) for name, precision in found["bits"].items()}
             return cls(str(found["program_hash"]), keep, remove, ranks, bits, int(found["steps"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise PassError(f"is no plan: {error!r}", where=_WHERE, way_on="give what JointPlan.to_json wrote") from error
 
     def __str__(self) -> str:
         lines = [f"{name}: {len(atoms)} stay" for name, atoms in self.keep.items()]
         lines += [f"{start} ==> {end} leaves" for start, end in self.remove]
         lines += [f"{name}: rank {rank}" for name, rank in self.ranks.items()]
-        return "\n".join([*lines, *(f"{name}: {precision}" for name, precision in self.bits.items())])
+        lines += [f"{name}: {precision}" for name, precision in self.bits.items()]
+        return "\n".join([*lines, *([f"{self.steps} steps of training"] if self.steps else [])])

@@ -98,6 +98,8 @@ def _blocks(space: Space, costs: Costs, units: Named, spent: Spent) -> Iterator[
     names = {pair: name for name, pair in space.blocks.items()}
     members = {member: unit for unit, layer in space.layers.items() for member in layer.names}
     for block in residual_blocks(space.program) if names else ():
+        if block.names not in names:
+            continue
         unit = names[block.names]
         assert set(units[unit]) == {STAYS, LEAVES}
         own = {members[node.name] for node in block.layers if node.name in members}
@@ -109,5 +111,8 @@ def _blocks(space: Space, costs: Costs, units: Named, spent: Spent) -> Iterator[
                 yield Pair((unit, LEAVES), (layer, choice.name), -choice.loss, {name: -value for name, value in choice.costs.items()})
         for (group, level), shares in costs.shares.items():
             gone = {layer: 1 - shares[layer] for layer in leaving if layer in shares}
-            if gone:
+            if gone and set(gone) == set(shares):
+                # nothing of the group is left to shrink
+                yield Pair((unit, LEAVES), (group, level), forbidden=True)
+            elif gone:
                 yield Pair((unit, LEAVES), (group, level), costs=_back(gone, costs, spent))

@@ -25,7 +25,7 @@ def improved(problem: Problem, answer: Answer, solver: Solver, measured: Measure
         if new.chosen == best.chosen:
             break
         moved = measured(new.chosen)
-        if moved >= least:
+        if not moved < least:
             break
         best, least = new, moved
     whole = Answer.of(problem, best.chosen, answer.solver, bound=answer.bound, seconds=answer.seconds)

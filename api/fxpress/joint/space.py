@@ -11,6 +11,7 @@ from fxpress_ir import Program
 from fxpress_ir.analysis.blocks import residual_blocks
 from fxpress_ir.errors import PassError, PipelineError
 from fxpress_passes import Context, PruneChannels, PruneHeads, PruneWidth
+from fxpress_passes.evidence import Evidence
 from fxpress_passes.factorize.layers import float_layers
 from fxpress_passes.factorize.metrics import METRICS
 from fxpress_passes.quantize.layer_choices import Layer, layers_of
@@ -35,7 +36,7 @@ class Space:
         layers: that are quantised, by the units' names.
         ranked: names of those among them that can be two layers.
         atoms: of each group, by share, those that stay.
-        blocks: by the units' names, those of input's and output's node.
+        blocks: by the units' names, those of input's and output's node; the first one stays.
         bits, families: what there is to choose.
         align: ranks are multiples of it, and so are the channels that stay.
     """
@@ -58,7 +59,6 @@ class Space:
         families: Sequence[str] = FAMILIES,
         *,
         bits: Sequence[str] = BITS,
-        shares: Sequence[float] = SHARES,
         score: str = "taylor",
         align: int = 8,
     ) -> Space:
@@ -80,8 +80,8 @@ class Space:
             raise PassError("has no layer with weights to choose for", where="budget", way_on="give a model with some")
         quiet = replace(context, refusals=[], notes=[])
         ranked = frozenset(_ranked(program, layers, quiet)) if "ranks" in families else frozenset[str]()
-        atoms = _atoms(program, quiet, shares, score, align) if "channels" in families else {}
-        found = residual_blocks(program) if "blocks" in families else []
+        atoms = _atoms(program, quiet, score, align) if "channels" in families else {}
+        found = residual_blocks(program)[1:] if "blocks" in families else []
         blocks = {f"block {start} ==> {end}": (start, end) for start, end in (block.names for block in found)}
         own = tuple(bits) if "bits" in families else ("w8",)
         return cls(program, context, layers, ranked, atoms, blocks, own, tuple(families), align)
@@ -131,7 +131,9 @@ class Space:
             if share < 1 and layer.weight in shapes and (rank := self.rank(shapes[layer.weight], share)):
                 ranks[_present(layer, sliced)] = rank
         plan = replace(plan, ranks=ranks)
-        cut = plan.factorized(sliced, self.context)
+        # moments of inputs are kept of the whole program alone, not of every slice that is tried
+        own = self.context if sliced is self.program else replace(self.context, calibrated=Evidence(self.context.evidence.calibration))
+        cut = plan.factorized(sliced, own)
         precisions = {name: precision_of(parts(taken[unit])[1], "budget") for name, unit in self.units_in(cut).items()}
         return replace(plan, bits={name: str(precision) for name, precision in precisions.items()}), cut
 
@@ -140,7 +142,8 @@ class Space:
         units = {layer.weight.removesuffix(".weight"): name for name, layer in self.layers.items()}
         found = {}
         for layer in layers_of(cut):
-            unit = units[_FACTOR.sub("", layer.weight).removesuffix(".weight")]
+            stem = layer.weight.removesuffix(".weight")
+            unit = units[stem if stem in units else _FACTOR.sub("", stem)]
             found.update(dict.fromkeys(layer.names, unit))
         return found
 
@@ -176,9 +179,9 @@ def _ranked(program: Program, layers: Mapping[str, Layer], context: Context) -> 
     return [layer.name for layer in own if layer.name in layers and layer.name in seen]
 
 
-def _atoms(program: Program, context: Context, shares: Sequence[float], score: str, align: int) -> dict[str, dict[float, tuple[int, ...]]]:
+def _atoms(program: Program, context: Context, score: str, align: int) -> dict[str, dict[float, tuple[int, ...]]]:
     found: dict[str, dict[float, tuple[int, ...]]] = {}
-    for share in shares:
+    for share in SHARES:
         for kind, unit in ((PruneChannels, align), (PruneHeads, 1), (PruneWidth, align)):
             plan = kind(ratio=1 - share, align=unit, score=score).decide(program, context)
             for name, atoms in plan.keep.items():

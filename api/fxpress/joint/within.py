@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 
+import torch
 from fxpress_backends import folder as folders
 from fxpress_backends.artifact import Artifact, lower
 from fxpress_backends.contract import Measured as Stated
-from fxpress_backends.contract import Target
+from fxpress_backends.contract import Profiled, Target
 from fxpress_backends.latency import Ratio
 from fxpress_backends.registry import find
-from fxpress_ir import Program, run_on_reals
-from fxpress_ir.errors import BackendError, CalibrationError, PipelineError
+from fxpress_ir import Program, run_on_reals, to_steps
+from fxpress_ir.errors import ArtifactError, BackendError, CalibrationError, PipelineError
 from fxpress_passes import Context
-from fxpress_passes.allocate import Front, Remeasured, remeasured
-from fxpress_passes.evidence import Calibration, Evidence
+from fxpress_passes.allocate import Answer, Front, Remeasured, remeasured
+from fxpress_passes.contract import difference
+from fxpress_passes.evidence import Batch, Calibration, Evidence
 from fxpress_passes.pipeline import Pipeline, Report
 
 from ..compress import Progress
 from ..data import DISTILLED, Data, calibration_for
 from ..model_source import Source
-from .attempts import How, Search, finishing
+from .attempts import Built, How, Search, finishing
 from .goal import Budget
 from .plan import JointPlan
 from .prepare import prepared
 
 _WHERE = "compress"
-PLAN = "plan.json"
-"""The plan's file, beside the artifact's folder."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Within:
         plan: replays the decisions without the search.
         report: of the passes that followed it.
         found: the answer beside what was measured.
+        predicted: the answer with the sum of single choices' losses, as fronts have it.
         fronts: by resource with a budget, the best answers predicted over a sweep of it.
         float_size, float_seconds: of the float model's weights in bytes, and of one of its runs on `FLOAT`; None where not measured.
         size_ratio: bytes of the payload over `float_size`.
         latency_ratio: the artifact's time over the float model's, from one interleaved run; None where no latency is budgeted.
         accuracy: before and after, from 0 to 1, where the model brings `evaluate`.
         floor: the change of accuracy that was asked for at least, in points.
+        same_bits: whether the artifact gave the program's bits on one batch; None where the target does not run here.
     """
 
     artifact: Artifact
@@ -57,6 +60,7 @@ class Within:
     plan: JointPlan
     report: Report
     found: Remeasured
+    predicted: Answer
     fronts: Mapping[str, Front]
     float_size: int
     float_seconds: float | None
@@ -64,6 +68,7 @@ class Within:
     latency_ratio: Ratio | None
     accuracy: tuple[float, float] | None
     floor: float | None
+    same_bits: bool | None
 
     @property
     def points(self) -> float | None:
@@ -72,9 +77,13 @@ class Within:
 
     @property
     def held(self) -> bool:
-        """Every budget and the floor hold as measured."""
-        kept = self.floor is None or (self.points is not None and self.points >= self.floor - 1e-9)
-        return kept and not self.found.broken
+        """Every budget and the floor hold as measured, and the bits are the program's."""
+        return self.same_bits is not False and not self.floor_missed and not self.found.broken
+
+    @property
+    def floor_missed(self) -> bool:
+        """The accuracy fell by more than was asked for."""
+        return self.floor is not None and not (self.points is not None and self.points >= self.floor - 1e-9)
 
 
 def compress_within(
@@ -114,30 +123,40 @@ def compress_within(
         timed = any(budget.resource == "latency" for budget in budgets)
         search = Search(source, captured, calibration, target, how, timed, Path(work), progress)
         answer, built = search.within(budgets)
-        accuracy = _accuracy(source, captured, built.program)
-        if floor is not None and accuracy is not None and built.plan.changes_structure and _points(accuracy) < floor:
-            longer = search.again(answer, 4 * how.steps)
-            better = _accuracy(source, captured, longer.program)
+        before = None if source.evaluate is None else source.evaluate(partial(run_on_reals, captured))
+        accuracy = _accuracy(source, before, built)
+        if floor is not None and accuracy is not None and built.plan.steps and _points(accuracy) < floor:
+            longer = search.again(answer, 4 * built.plan.steps)
+            better = _accuracy(source, before, longer)
             if better is not None and better[1] > accuracy[1]:
-                built, accuracy = longer, better
-        points = [Stated("top1_change", _points(accuracy))] if accuracy else []
-        recipe = "\n".join(map(str, built.passes))
-        artifact = lower(built.program, target, place, measured=points, recipe=recipe, seed=how.seed)
-        (out / PLAN).write_text(built.plan.to_json(), encoding="utf-8")
-        return Within(
-            artifact,
-            built.program,
-            built.plan,
-            built.report,
-            remeasured(answer, built.measured),
-            search.fronts(budgets, answer.chosen),
-            search.float_size,
-            search.float_seconds,
-            built.measured["size"].value / search.float_size,
-            built.ratio,
-            accuracy,
-            floor,
-        )
+                # the same kernels, so what was measured of them holds for it
+                built, accuracy = replace(longer, measured=built.measured, ratio=built.ratio), better
+        found, fronts = remeasured(answer, built.measured), search.fronts(answer)
+    stated = [Stated("top1_change", _points(accuracy))] if accuracy and isfinite(_points(accuracy)) else []
+    artifact = lower(built.program, target, place, measured=stated, recipe=built.plan.to_json(), seed=how.seed)
+    same = _same_bits(artifact, built.program, calibration.first(captured)) if card.runs_here else None
+    _write(plan_file(place), built.plan)
+    return Within(
+        artifact,
+        built.program,
+        built.plan,
+        built.report,
+        found,
+        search.predicted(answer),
+        fronts,
+        search.float_size,
+        search.float_seconds,
+        artifact.payload_size / search.float_size,
+        built.ratio,
+        accuracy,
+        floor,
+        same,
+    )
+
+
+def plan_file(place: Path) -> Path:
+    """Where the plan of an artifact's folder is, beside it."""
+    return place.with_name(f"{place.name}.plan.json")
 
 
 def replay(source: Source, plan: JointPlan, target: str, out: Path, data: Data | None = None, how: How | None = None) -> Artifact:
@@ -156,7 +175,7 @@ def replay(source: Source, plan: JointPlan, target: str, out: Path, data: Data |
     cut = plan.cut(original, Context(Evidence(calibration), how.seed))
     passes = finishing(plan, original, source)
     program = Pipeline(passes).run(cut, calibration, seed=how.seed).program
-    return lower(program, target, place, recipe="\n".join(map(str, passes)), seed=how.seed)
+    return lower(program, target, place, recipe=plan.to_json(), seed=how.seed)
 
 
 def _opened(source: Source, data: Data | None, how: How) -> tuple[Program, Calibration]:
@@ -172,10 +191,22 @@ def _opened(source: Source, data: Data | None, how: How) -> tuple[Program, Calib
     return captured, calibration
 
 
-def _accuracy(source: Source, captured: Program, program: Program) -> tuple[float, float] | None:
-    if source.evaluate is None:
-        return None
-    return source.evaluate(partial(run_on_reals, captured)), source.evaluate(partial(run_on_reals, program))
+def _accuracy(source: Source, before: float | None, built: Built) -> tuple[float, float] | None:
+    return None if source.evaluate is None or before is None else (before, source.evaluate(partial(run_on_reals, built.program)))
+
+
+def _same_bits(artifact: Artifact, program: Program, batch: Batch) -> bool:
+    inputs = to_steps(program.inputs, batch)
+    return difference(program.run(*inputs), tuple(map(torch.from_numpy, artifact.run(*inputs)))).equal
+
+
+def _write(path: Path, plan: JointPlan) -> None:
+    fresh = path.with_name(f".{path.name}.part")
+    try:
+        fresh.write_text(plan.to_json(), encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot be written: {error.strerror}", where=f"plan {str(path)!r}", way_on="name another folder") from error
 
 
 def _points(accuracy: tuple[float, float]) -> float:
@@ -187,8 +218,14 @@ def _checked(source: Source, budgets: Sequence[Budget], floor: float | None, tar
     if "integer" not in card.stages:
         takes = " and ".join(card.stages)
         raise BackendError(f"takes {takes} programs, this makes integers", where=f"target {target!r}", way_on="e.g. onnx:qlinear")
-    if any(budget.resource == "latency" for budget in budgets) and not card.runs_here:
-        raise BackendError("this machine does not run it", where=f"target {target!r}", way_on="give a budget of size alone")
+    if any(budget.resource == "latency" for budget in budgets):
+        where, way_on = f"target {target!r}", "give a budget of size alone"
+        if not card.runs_here:
+            raise BackendError("this machine does not run it", where=where, way_on=way_on)
+        if not isinstance(find(target)[0].backend(), Profiled):
+            raise BackendError("it has no kernels to time", where=where, way_on=way_on)
     if floor is not None and source.evaluate is None:
-        raise PipelineError("accuracy cannot be measured: the model brings no evaluate", where=_WHERE, way_on="leave the floor out")
+        raise PipelineError(
+            "accuracy cannot be measured: the model brings no evaluate", where=_WHERE, way_on="leave the floor out, or give a zoo entry"
+        )
     return card

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ class Entry:
     """A model, its example inputs, its calibration data and its held-out data.
 
     Attributes:
+        scores: whether outputs are scores of classes along the last axis.
         name: as users write it, ``digits-cnn``.
         description: one line.
         model: in evaluation mode, trained.
@@ -26,6 +27,7 @@ class Entry:
         held_out: images and labels (int64, [n]) that neither training nor calibration saw.
     """
 
+    scores: ClassVar[bool] = True
     name: str
     description: str
     model: nn.Module

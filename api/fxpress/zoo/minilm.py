@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from fxpress_ir.errors import InputError
@@ -59,6 +59,8 @@ def sentences() -> list[str]:
 @dataclass(frozen=True, eq=False)
 class SentenceEntry(Entry):
     """An entry whose held-out data are ids (int64 [n, 128], padded with 0) and how many of each row count (int64 [n])."""
+
+    scores: ClassVar[bool] = False
 
     def embeddings(self, run: Callable[..., Sequence[Any]]) -> Tensor:
         """Unit vectors of the held-out sentences, float32 [n, 384]: the mean over their word pieces, scaled to length 1.

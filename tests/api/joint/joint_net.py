@@ -62,7 +62,7 @@ def source() -> Source:
         (x,) = batches()[2]
         return float((torch.as_tensor(run(x)[0]).argmax(1) == wanted).double().mean())  # type: ignore[operator]
 
-    return Source("net", net, inputs, {"x": {0: fx.Dim("batch")}}, batches(), evaluate)
+    return Source("net", net, inputs, {"x": {0: fx.Dim("batch")}}, batches(), evaluate, scores=True)
 
 
 @cache

@@ -15,7 +15,7 @@ from joint_net import batches, context, original, space
 
 def decided() -> JointPlan:
     own = space()
-    chosen = {"conv2d_3": "r0.5 w4", group_unit("blocks.2.first"): "keep 0.5", next(iter(own.blocks)): LEAVES}
+    chosen = {"conv2d_1": "r0.5 w4", group_unit("blocks.2.first"): "keep 0.5", next(iter(own.blocks)): LEAVES}
     return own.built(chosen)[0]
 
 
@@ -24,7 +24,7 @@ def test_a_plan_replays_to_the_same_program() -> None:
     assert plan == replace(decided(), steps=7)
     again = plan.cut(original(), context())
     assert again.hash == plan.cut(original(), context()).hash
-    expected = space().built({"conv2d_3": "r0.5 w4", group_unit("blocks.2.first"): "keep 0.5", next(iter(space().blocks)): LEAVES})[1]
+    expected = space().built({"conv2d_1": "r0.5 w4", group_unit("blocks.2.first"): "keep 0.5", next(iter(space().blocks)): LEAVES})[1]
     assert torch.equal(again.run(*batches()[0])[0], expected.run(*batches()[0])[0])
 
 
@@ -32,7 +32,7 @@ def test_it_prints_what_leaves() -> None:
     text = str(decided())
     assert "blocks.2.first: 16 stay" in text
     assert "leaves" in text
-    assert "conv2d_3: rank" in text
+    assert "conv2d_1: rank" in text
 
 
 def test_another_program_is_refused() -> None:

@@ -61,11 +61,11 @@ def test_a_size_is_held_to_the_byte_and_the_artifact_runs(done: tuple[Within, Pa
 
 def test_its_plan_replays_without_the_search(done: tuple[Within, Path], tmp_path: Path) -> None:
     _, out = done
-    plan = JointPlan.from_json((out / "plan.json").read_text())
+    plan = JointPlan.from_json((out / "onnx-int.plan.json").read_text())
     again = replay(source(), plan, "onnx:int", tmp_path, how=HOW)
     x = batches()[1][0].numpy()
     assert np.array_equal(again.run(x)[0], fx.load(out / "onnx-int").run(x)[0])
-    assert json.loads((out / "plan.json").read_text())["program_hash"] == plan.program_hash
+    assert json.loads((out / "onnx-int.plan.json").read_text())["program_hash"] == plan.program_hash
 
 
 def test_an_impossible_budget_says_the_nearest_and_leaves_nothing(tmp_path: Path) -> None:
@@ -75,10 +75,11 @@ def test_an_impossible_budget_says_the_nearest_and_leaves_nothing(tmp_path: Path
 
 
 def test_distilled_data_take_the_place_of_calibration(tmp_path: Path) -> None:
-    given = compress_within(source(), budgets(["size=0.5x"]), None, "onnx:int", tmp_path / "given", Data("distilled"), how=BITS)
-    none = compress_within(replace(source(), calibration=None), budgets(["size=0.5x"]), None, "onnx:int", tmp_path / "none", how=BITS)
-    assert given.held
-    assert none.program.hash == given.program.hash
+    found = compress_within(replace(source(), calibration=None), budgets(["size=0.5x"]), None, "onnx:int", tmp_path, how=BITS)
+    assert found.held
+    assert found.same_bits
+    with pytest.raises(FxpressError, match="limit, mean and std are for data that there are"):
+        compress_within(source(), budgets(["size=0.5x"]), None, "onnx:int", tmp_path / "out", Data("distilled", limit=3), how=BITS)
 
 
 def test_without_data_and_without_batch_norms_nothing_is_chosen(tmp_path: Path) -> None:
@@ -91,6 +92,7 @@ def test_without_data_and_without_batch_norms_nothing_is_chosen(tmp_path: Path) 
     ("target", "asked", "floor", "line"),
     [
         ("onnx:float", "size=0.5x", None, "takes float programs, this makes integers"),
+        ("reference", "latency=0.5x", None, "it has no kernels to time; give a budget of size alone"),
         ("tvm:riscv64", "latency=0.5x", None, "this machine does not run it; give a budget of size alone"),
         ("onnx:int", "size=0.5x", -1.0, "accuracy cannot be measured: the model brings no evaluate"),
     ],
@@ -112,9 +114,9 @@ def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monk
     assert found["held"]
     assert found["size_ratio"] <= 0.6
     assert (found["accuracy"], found["latency_ratio"]) == (None, None)
-    assert json.loads(Path("out/pareto-size.json").read_text())["resource"] == "size"
-    assert b"<svg" in Path("out/pareto-size.svg").read_bytes()
-    code, out = ran(*common, "--out", "again", "--plan", "out/plan.json")
+    assert json.loads(Path("out/onnx-int.pareto-size.json").read_text())["resource"] == "size"
+    assert b"<svg" in Path("out/onnx-int.pareto-size.svg").read_bytes()
+    code, out = ran(*common, "--out", "again", "--plan", "out/onnx-int.plan.json")
     assert (code, "again/onnx-int" in out) == (0, True)
     x = batches()[0][0][:1].numpy()
     assert np.array_equal(fx.load("again/onnx-int").run(x)[0], fx.load("out/onnx-int").run(x)[0])

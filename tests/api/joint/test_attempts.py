@@ -1,0 +1,64 @@
+"""Answers that break a budget when measured are aimed lower; what holds by its interval is not lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from fxpress.joint.attempts import Built, How, Search
+from fxpress.joint.goal import Budget
+from fxpress_ir.errors import InfeasibleError
+from fxpress_passes.allocate import Answer, Measured
+
+ASKED = [Budget("latency", 10.0, False)]
+
+
+class Scripted(Search):
+    """Predicts what it is asked for, and measures what the script says: a figure and the ends of its interval."""
+
+    def __init__(self, *script: tuple[float, float, float] | None) -> None:
+        self._how, self._script, self.aims = How(attempts=4), list(script), list[float]()
+        self.float_size, self.float_seconds = 1, 1.0
+
+    def _solved(self, aims: Mapping[str, float]) -> Answer:
+        self.aims.append(aims["latency"])
+        if self._script[0] is None:
+            raise InfeasibleError("latency at most so much cannot be held")
+        return Answer({"unit": str(len(self.aims))}, {}, 0.0, {"latency": aims["latency"]}, dict(aims), "milp")
+
+    def _built(self, chosen: Mapping[str, str], steps: int | None = None) -> Built:
+        found = self._script.pop(0)
+        assert found is not None
+        none: Any = None
+        return Built(none, none, (), none, {"latency": Measured(*found)}, None)
+
+
+def test_what_is_within_the_budget_is_taken_at_once() -> None:
+    search = Scripted((9.0, 8.0, 11.0), (1.0, 1.0, 1.0))
+    answer, built = search.within(ASKED)
+    assert (answer.chosen["unit"], built.measured["latency"].value) == ("1", 9.0)
+    assert answer.budgets == {"latency": 10.0}
+
+
+def test_a_broken_budget_is_aimed_at_lower_by_what_prediction_was_short() -> None:
+    search = Scripted((12.5, 12.0, 13.0), (9.9, 9.5, 10.2))
+    answer, _ = search.within(ASKED)
+    assert answer.chosen["unit"] == "2"
+    assert search.aims[0] == 10.0
+    assert search.aims[1] == pytest.approx(8.0, rel=0.01)
+
+
+def test_what_holds_by_its_interval_stays_where_less_cannot_be_aimed_at() -> None:
+    answer, built = Scripted((10.4, 9.8, 11.0), None).within(ASKED)
+    assert (answer.chosen["unit"], built.measured["latency"].low) == ("1", 9.8)
+
+
+def test_of_attempts_that_all_break_it_the_nearest_is_taken() -> None:
+    answer, _ = Scripted((14.0, 13.0, 15.0), (11.0, 10.5, 12.0), (12.0, 11.0, 13.0), (13.0, 12.0, 14.0)).within(ASKED)
+    assert answer.chosen["unit"] == "2"
+
+
+def test_without_any_answer_the_line_says_so() -> None:
+    with pytest.raises(InfeasibleError, match="cannot be held"):
+        Scripted(None).within(ASKED)
