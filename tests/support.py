@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 
 import torch
 from fxpress_ir import Edit, Program, capture
@@ -223,3 +224,16 @@ def turned_by_length(seed: int = 0, most: int = 9) -> Program:
         new = edit.call(fxp.rotary.default, x, *tables, 14, -128, 127, torch.int8)
     edit.replace(old, new)
     return edit.finish(stage="integer")
+
+
+def chain(*widths: int) -> Program:
+    """Convolutions of images of 8 by 8 one after another."""
+
+    def body(edit: Edit, x: fx.Node) -> fx.Node:
+        q = edit.call(fxp.quantize.default, x, 0.03, -128, 127, torch.int8)
+        for number, (before, after) in enumerate(pairwise(widths)):
+            weight = torch.ones(after, before, 3, 3, dtype=torch.int8)
+            q = conv(edit, q, weight, None, torch.full((after,), 7, dtype=torch.int32), 12, relu=False, name=f"layer{number}")
+        return edit.call(fxp.dequantize.default, q, 0.5)
+
+    return built((1, widths[0], 8, 8), body)

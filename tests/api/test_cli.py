@@ -6,9 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import fxpress as fx
 import fxpress_backends.bench
 import numpy as np
 import pytest
-from fxpress.cli import main
+from command import Completed, fxpress, refused
 from fxpress.recipe import Recipe
 from fxpress_backends import folder as folders
 from fxpress_backends import manifest as manifests
@@ -24,29 +22,6 @@ from fxpress_passes import PASSES
 from PIL import Image
 from safetensors.numpy import save_file
 from support import residual_net
-
-Completed = subprocess.CompletedProcess[str]
-
-
-def fxpress(*arguments: str) -> Completed:
-    """The command in this process, because starting another takes seconds."""
-    out, err, code = StringIO(), StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["fxpress", *arguments])
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-    return Completed(arguments, code, out.getvalue(), err.getvalue())
-
-
-def refused(result: Completed, *words: str) -> None:
-    """Exit code 2 and one line on stderr that holds `words`."""
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    for word in words:
-        assert word in result.stderr
 
 
 def test_passes_lists_every_pass_with_its_promise() -> None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fxpress_ir import Dimension, Program
+from fxpress_ir import Program
 from fxpress_ir.errors import BackendError
 
 from fxpress_backends.contract import Target
+from fxpress_backends.work import sizes_at
 
 from .choose import AHEAD, chosen
 from .cpu import AMX, VNNI
@@ -38,14 +39,7 @@ def tuned(program: Program, target: Target, sizes: Mapping[str, int]) -> tuple[P
     if not target.runs_here or program.stage == "float":
         message = "float programs have no kernels of ours" if target.runs_here else "this machine does not run it"
         raise BackendError(f"nothing to time: {message}", where=where, way_on="lower without tune")
-    known = {size.name: size for spec in program.inputs for size in spec.shape if isinstance(size, Dimension)}
-    for name, size in sizes.items():
-        dimension = known.get(name)
-        if dimension is None:
-            raise BackendError(f"no dynamic dimension {name!r}", where=where, way_on=f"there is {', '.join(known) or 'none'}")
-        if not dimension.admits(size):
-            raise BackendError(f"{name}={size} is outside of {dimension}", where=where, way_on="give a size that the program takes")
-    whole = {**{name: size.minimum for name, size in known.items()}, **sizes}
+    whole = sizes_at(program, sizes, where)
     own = plan(program, target)
     others = [plan(program, target, fuses_additions=False), *_with_other_weights(program, target, own)]
     if AMX in target.features:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
-import torch
 from fxpress.costs import GroupCosts, LatencyModel
 from fxpress.costs.measured import costs_of
 from fxpress.costs.work import Measure, Work
 from fxpress_backends.profile import RUNTIME, signatures
-from fxpress_ir import Edit, Program
+from fxpress_ir import Program
 from fxpress_ir.errors import PassError
-from support import built, conv, fxp
-from torch import fx
+from support import chain
 
 TARGET, SIZES = "onnx:qlinear", {"batch": 2}
-
-
-def chain(*widths: int) -> Program:
-    """Convolutions of images of 8 by 8 one after another."""
-
-    def body(edit: Edit, x: fx.Node) -> fx.Node:
-        q = edit.call(fxp.quantize.default, x, 0.03, -128, 127, torch.int8)
-        for number, (before, after) in enumerate(pairwise(widths)):
-            weight = torch.ones(after, before, 3, 3, dtype=torch.int8)
-            q = conv(edit, q, weight, None, torch.full((after,), 7, dtype=torch.int32), 12, relu=False, name=f"layer{number}")
-        return edit.call(fxp.dequantize.default, q, 0.5)
-
-    return built((1, widths[0], 8, 8), body)
 
 
 def law(work: Work, is_layer: bool) -> float:

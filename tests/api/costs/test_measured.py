@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import fxpress.costs.measured as measured
 import pytest
-import torch
 from fxpress.costs import MeasuredCosts
 from fxpress.costs.cache import KEPT, Cache
 from fxpress_backends.profile import RUNTIME, KernelTime, signatures
-from fxpress_ir import Edit, Program
+from fxpress_ir import Program
 from fxpress_ir.errors import ArtifactError, BackendError
-from support import attending_net, built, conv, fxp, residual_net
-from torch import fx
+from support import attending_net, chain, residual_net
 
 TARGET, SIZES = "onnx:qlinear", {"batch": 2}
 
@@ -42,19 +39,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(measured, "profile", clock)
     return clock
-
-
-def chain(*widths: int) -> Program:
-    """Convolutions of images of 8 by 8 one after another."""
-
-    def body(edit: Edit, x: fx.Node) -> fx.Node:
-        q = edit.call(fxp.quantize.default, x, 0.03, -128, 127, torch.int8)
-        for number, (before, after) in enumerate(pairwise(widths)):
-            weight = torch.ones(after, before, 3, 3, dtype=torch.int8)
-            q = conv(edit, q, weight, None, torch.full((after,), 7, dtype=torch.int32), 12, relu=False, name=f"layer{number}")
-        return edit.call(fxp.dequantize.default, q, 0.5)
-
-    return built((1, widths[0], 8, 8), body)
 
 
 def test_the_groups_are_those_of_the_backend(tmp_path: Path, clock: Clock) -> None:

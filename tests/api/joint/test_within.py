@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import fxpress as fx
 import numpy as np
 import pytest
 import torch
-from fxpress.cli import main
+from command import fxpress, refused
 from fxpress.data import Data
 from fxpress.joint import JointPlan
 from fxpress.joint.attempts import How
@@ -108,16 +105,16 @@ def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monk
     (tmp_path / "small.py").write_text(SMALL)
     monkeypatch.chdir(tmp_path)
     common = ["compress", "small:make", "--calibration", "small:data", "--target", "onnx:int"]
-    code, out = ran(*common, "--out", "out", "--budget", "size=0.6x", "--json")
-    found = json.loads(out)
-    assert code == 0
+    result = fxpress(*common, "--out", "out", "--budget", "size=0.6x", "--json")
+    found = json.loads(result.stdout)
+    assert result.returncode == 0
     assert found["held"]
     assert found["size_ratio"] <= 0.6
     assert (found["accuracy"], found["latency_ratio"]) == (None, None)
     assert json.loads(Path("out/onnx-int.pareto-size.json").read_text())["resource"] == "size"
     assert b"<svg" in Path("out/onnx-int.pareto-size.svg").read_bytes()
-    code, out = ran(*common, "--out", "again", "--plan", "out/onnx-int.plan.json")
-    assert (code, "again/onnx-int" in out) == (0, True)
+    again = fxpress(*common, "--out", "again", "--plan", "out/onnx-int.plan.json")
+    assert (again.returncode, "again/onnx-int" in again.stdout) == (0, True)
     x = batches()[0][0][:1].numpy()
     assert np.array_equal(fx.load("again/onnx-int").run(x)[0], fx.load("out/onnx-int").run(x)[0])
 
@@ -135,18 +132,4 @@ def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monk
 def test_usage_that_contradicts_itself_is_one_line(options: list[str], line: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent))
-        code, _ = ran("compress", "joint_net:make", "--target", "reference", "--out", "nowhere", *options, error=line)
-    assert code == 2
-
-
-def ran(*arguments: str, error: str = "") -> tuple[int, str]:
-    """The command in this process."""
-    out, err, code = StringIO(), StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["fxpress", *arguments])
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-    assert error in err.getvalue()
-    return code, out.getvalue()
+        refused(fxpress("compress", "joint_net:make", "--target", "reference", "--out", "nowhere", *options), line)

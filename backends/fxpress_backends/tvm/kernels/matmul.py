@@ -21,10 +21,7 @@ def matmul_loops(call: Call) -> None:
     (x, y), output, tile = call.inputs, call.output, call.attributes["tile"]
     *heads, rows = output.outer
     steps = (rows + tile - 1) // tile
-    count = output.lead * steps
-    for size in heads:
-        count = count * size
-    with T.parallel(count) as task:
+    with T.parallel(_matrices(output) * steps) as task:
         place = unravelled(task // steps, heads)
         left, right = (place_of(operand, output, place) for operand in (x, y))
         chosen = [T.bind(T.min(task % steps * tile + row, rows - 1)) for row in range(tile)]
@@ -59,10 +56,7 @@ def _matmul(call: Call, dots: type[Vnni]) -> None:
     (x, y), output, tile = call.inputs, call.output, call.attributes["tile"]
     *heads, rows = output.outer
     words, depth = x.words(), y.outer[-1]
-    count = output.lead
-    for size in heads:
-        count = count * size
-    with T.parallel(count) as task:
+    with T.parallel(_matrices(output)) as task:
         place = unravelled(task, heads)
         left, right = (place_of(operand, output, place) for operand in (x, y))
         packed = Quads(y, right, depth)
@@ -87,10 +81,7 @@ def matmul_avx2(call: Call) -> None:
     """As dot products, in pairs; a tile of rows is widened once for all columns."""
     (x, y), output, tile = call.inputs, call.output, call.attributes["tile"]
     *heads, rows = output.outer
-    count = output.lead
-    for size in heads:
-        count = count * size
-    with T.parallel(count) as task:
+    with T.parallel(_matrices(output)) as task:
         place = unravelled(task, heads)
         left, right = (place_of(operand, output, place) for operand in (x, y))
         packed, pairs = RowPairs(y, right, y.outer[-1]), ChannelPairs(x, tile)
@@ -108,6 +99,14 @@ def matmul_avx2(call: Call) -> None:
                 parameters = requantization(call, block * LANES)
                 for row, partial in zip(chosen, sums, strict=True):
                     finish(call, partial[_ALL], parameters, [*place, row], block * LANES)
+
+
+def _matrices(output: Operand) -> Expr:
+    """How many there are: the product of all dimensions before rows and columns."""
+    count = output.lead
+    for size in output.outer[:-1]:
+        count = count * size
+    return count
 
 
 def _start(x: Operand, packed: Quads, block: Expr, dots: type[Vnni]) -> Expr:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from computed_cases import drawn, runs, together
+from fxpress_backends.artifact import lower
 from fxpress_backends.contract import Target
 from fxpress_backends.tvm import cpu
 from fxpress_backends.tvm.plan import plan
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 
 def check(level: Target, seed: int, loaded: Callable[[Program, Target, Path], Any]) -> None:
-    """One program of a case of each kind gives the operators' bits, in vectors where the types allow them."""
+    """One program of a case of each kind gives the reference's bits, in vectors where the types allow them."""
     cases = drawn(seed)
     program = together(cases)
     kernels = [group.kernel for group in plan(program, level).groups]
@@ -27,10 +28,11 @@ def check(level: Target, seed: int, loaded: Callable[[Program, Target, Path], An
     assert any(kernel.startswith("conv2d_depthwise") for kernel in kernels)
     with TemporaryDirectory() as folder:
         runner = loaded(program, level, Path(folder))
+        arbiter = lower(program, "reference", out=Path(folder) / "reference")
         for inputs in runs(cases):
-            found, expected = runner.run([x.numpy() for x in inputs]), program.run(*inputs)
-            for number, (result, wanted) in enumerate(zip(found, expected, strict=True)):
-                np.testing.assert_array_equal(result, wanted.numpy(), err_msg=f"seed {seed}: {cases[number].inputs}")
+            arrays = [x.numpy() for x in inputs]
+            for number, (result, wanted) in enumerate(zip(runner.run(arrays), arbiter.run(*arrays), strict=True)):
+                np.testing.assert_array_equal(result, wanted, err_msg=f"seed {seed}: {cases[number].inputs}")
 
 
 LEVELS = [level for level in cpu.levels(cpu.host_features())[:2] if level.runs_here]

@@ -75,10 +75,8 @@ def test_the_instruction_is_there_where_it_is_asked_for(name: str, program: Prog
     assert min(counts[1:]) >= len(groups)
 
 
-@pytest.mark.parametrize("level", cpu.levels(cpu.host_features())[:2], ids=lambda card: card.name)
+@pytest.mark.parametrize("level", [level for level in cpu.levels(cpu.host_features())[:2] if level.runs_here], ids=lambda card: card.name)
 def test_no_bit_changes(level: Target, program: Program) -> None:
-    if not level.runs_here:
-        pytest.skip("this CPU has no such instructions")
     whole = plan(program, level)
     groups = layers(whole)
     expected = results(whole, groups, level)
