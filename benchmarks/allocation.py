@@ -104,11 +104,12 @@ def kept(name: str, averages: Sequence[float], seeds: Sequence[int], lacking: bo
             one = have.get(f"{average:g}") or measured(model, average, seed)
             ways = {UNIFORM: model.uniform(int(average)), OURS: one["bits"]}
             one["task"] = one.get("task") or {way: model.task(model.run(bits)).tolist() for way, bits in ways.items()}
+            one["samples"] = one.get("samples") or {way: model.divergences(model.run(bits)).tolist() for way, bits in ways.items()}
             if not seed:
                 one["integer"] = one.get("integer") or {way: integer(model, bits, seed) for way, bits in ways.items()}
             have[f"{average:g}"] = one
             _keep(path, json.dumps(have))
-        if all("task" in have.get(f"{average:g}", {}) for average in averages):
+        if all("samples" in have.get(f"{average:g}", {}) for average in averages):
             found.append(have)
     return found
 
@@ -119,29 +120,42 @@ def _keep(path: Path, text: str) -> None:
 
 
 def rows(name: str, averages: Sequence[float], found: Sequence[Found]) -> Iterator[tuple[str, ...]]:
-    """What each way loses, in thousandths, and how ours stands to it."""
+    """What each way loses, in thousandths, and how ours stands to it; to uniform by held-out samples."""
     for average in averages:
         ones = [one[f"{average:g}"] for one in found]
-        own = _spread(ones, OURS)
-        cells = [f"{name}, {average:g} bits", str(len(ones)), own.shown(".2f")]
-        others = {UNIFORM: _spread(ones, UNIFORM), "mean of random": _of(ones, mean), "best of random": _of(ones, min)}
-        others |= {measure: _spread(ones, measure) for measure in MEASURES}
-        yield (*cells, *(f"{other.shown('.2f')} {own.against(other)}" for other in others.values()))
+        own, uniform = (_spread(ones, way) for way in (OURS, UNIFORM))
+        difference, verdict = _compared(*(1e3 * each for each in _samples(ones, "samples")), ".2f")
+        others = [_of(ones, mean), _of(ones, min), *(_spread(ones, measure) for measure in MEASURES)]
+        # a way that answers uniform bits has their verdict: seeds alone tell less than samples do
+        shown = (f"{other.shown('.2f')} {verdict if other == uniform else own.against(other)}" for other in others)
+        start = (f"{name}, {average:g} bits", str(len(ones)), own.shown(".2f"), uniform.shown(".2f"))
+        yield (*start, f"{difference} {verdict}", *shown)
 
 
 def tasks(name: str, averages: Sequence[float], found: Sequence[Found]) -> Iterator[tuple[str, ...]]:
     """Held-out loss by labels, the difference and how sure it is; and of integer programs."""
     for average in averages:
         ones = [one[f"{average:g}"] for one in found]
-        uniform, own = (torch.tensor([one["task"][way] for one in ones]) for way in (UNIFORM, OURS))
-        gain, error = _difference(uniform, own)
-        verdict = "tie" if abs(gain) <= ERRORS * error else "better" if gain > 0 else "worse"
+        uniform, own = _samples(ones, "task")
         spread = Spread(tuple(own.mean(1).tolist()), falls=True)
         whole = [f"{ones[0]['integer'][way] * 1e3:.2f}" for way in (UNIFORM, OURS)]
         yield (
             *(f"{name}, {average:g} bits", f"{float(uniform.mean()):.4f}", spread.shown(".4f")),
-            *(f"{-gain:+.4f} +- {ERRORS * error:.4f} {verdict}", *whole),
+            *(" ".join(_compared(uniform, own, ".4f")), *whole),
         )
+
+
+def _samples(ones: Sequence[Found], what: str) -> tuple[Tensor, Tensor]:
+    """Of uniform and of ours, [seeds, held-out samples] each."""
+    uniform, own = (torch.tensor([one[what][way] for one in ones]) for way in (UNIFORM, OURS))
+    return uniform, own
+
+
+def _compared(uniform: Tensor, own: Tensor, form: str) -> tuple[str, str]:
+    """The difference of ours to uniform and how sure it is, and the verdict."""
+    gain, error = _difference(uniform, own)
+    verdict = "tie" if abs(gain) <= ERRORS * error else "better" if gain > 0 else "worse"
+    return f"{-gain:+{form}} +- {ERRORS * error:{form}}", verdict
 
 
 def _difference(uniform: Tensor, own: Tensor) -> tuple[float, float]:
@@ -196,16 +210,17 @@ def main() -> None:
 
 def written(parts: Sequence[Sequence[tuple[str, ...]]]) -> str:
     heads = (
-        ("degradation, thousandths", "seeds", OURS, UNIFORM, "mean of random", "best of random", *MEASURES),
+        ("degradation, thousandths", "seeds", OURS, UNIFORM, "difference", "mean of random", "best of random", *MEASURES),
         ("held-out loss", UNIFORM, OURS, "difference", "integers: uniform", f"integers: {OURS}"),
         ("rank correlation", "draws", *MEASURES),
     )
     words = (
         f"Mean (least to most) of seeds, which draw calibration data from training inputs and {DRAWS} random configurations each. "
-        "Degradation on held-out data: the divergence from the float network's scores, in nats; of embeddings 1 - cosine. Behind each: how "
-        f"`{OURS}` stands to it, tie where the intervals meet. Held-out loss: cross-entropy with labels, of {MINILM} again 1 - cosine; the "
-        f"difference of ours to uniform with {ERRORS} standard errors over held-out samples, tie within them. Integers: degradation of the "
-        "integer program, inputs of 8 bits, in thousandths (one seed). Rank correlation: Spearman's, of what a measure expects with the "
+        "Degradation on held-out data: the divergence from the float network's scores, in nats; of embeddings 1 - cosine. Differences of "
+        f"`{OURS}` to uniform: paired by held-out samples, the mean of seeds, with {ERRORS} standard errors over samples, tie within them. "
+        f"Behind the other ways: how `{OURS}` stands to each, tie where the intervals of seeds meet; where one answers uniform bits, as to "
+        f"those. Held-out loss: cross-entropy with labels, of {MINILM} again 1 - cosine. Integers: degradation of the integer program, "
+        "inputs of 8 bits, in thousandths (one seed). Rank correlation: Spearman's, of what a measure expects with the "
         "degradation of random bits, all of one size, each layer's from 2 to 8."
     )
     return "\n\n".join((*(readme.markdown(head, part) for head, part in zip(heads, parts, strict=True)), words))

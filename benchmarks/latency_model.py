@@ -1,10 +1,10 @@
 """Groups measured in place, their sum against the whole, and a pruned program predicted from those that were pruned less.
 
-Run: ``python benchmarks/latency_model.py [--models ...] [--targets ...] [--threads 2] [--repeats 50] [--write]`` (needs the extra
+Run: ``python benchmarks/latency_model.py [--models ...] [--targets ...] [--threads 2] [--rounds 5] [--write]`` (needs the extra
 ``models``). Random weights of the real architectures, batch 1, 224 x 224 pixels or 128 ids, integers; TVM's kernels untuned. Of each model
 three programs: dense, with half of its multiply-accumulates, and with a quarter to two fifths. The first two are profiled, and a latency
-model is fitted to their groups; the last is predicted by it from its shapes alone. Then all three are measured as wholes, by `fx.bench`
-in turns, in other processes.
+model is fitted to their groups; the last is predicted by it from its shapes alone. All three are measured as wholes, by `fx.bench` in
+turns, in other processes. Profiles and wholes are repeated in rounds, for processes differ, and the machine from one minute to the next.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Protocol
 
 import fxpress as fx
@@ -61,6 +62,16 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 @dataclass(frozen=True)
+class Options:
+    """Rounds of profiles and wholes, and the runs and threads of each."""
+
+    rounds: int
+    repeats: int
+    threads: int
+    quick: bool
+
+
+@dataclass(frozen=True)
 class Variant:
     """An integer program and its share of the dense one's multiply-accumulates."""
 
@@ -81,32 +92,36 @@ def variants(network: Network, recipe: Recipe) -> list[Variant]:
     return found
 
 
-def rows(
-    name: str, network: Network, programs: Sequence[Variant], target: str, threads: int, repeats: int, quick: bool = False
-) -> list[tuple[str, ...]]:
+def rows(name: str, network: Network, programs: Sequence[Variant], target: str, options: Options) -> list[tuple[str, ...]]:
     """One row a program: dense and half as the sum of their groups, the last as the model predicts it."""
-    sizes = _sizes(network)
+    sizes, threads, repeats = _sizes(network), options.threads, options.repeats
+    wholes = list[list[float]]()
     with tempfile.TemporaryDirectory() as scratch:
         measured = MeasuredCosts(target, sizes, threads=threads, cache=Path(scratch, "costs"), repeats=repeats)
+        artifacts = [fx.lower(variant.program, target, out=Path(scratch, variant.name)) for variant in programs]
+        for _ in range(options.rounds):
+            for variant in programs[:-1]:
+                measured.measure(variant.program)
+            table = fx.bench(artifacts, repeats=repeats, threads=threads, sizes=sizes, quick=options.quick)
+            wholes.append([row.p50_ms for row in table.rows])
+            say(table)
         costs = [measured.of(variant.program) for variant in programs[:-1]]
         model = LatencyModel.fit(costs)
         costs.append(model.of(programs[-1].program))
-        artifacts = [fx.lower(variant.program, target, out=Path(scratch, variant.name)) for variant in programs]
-        table = fx.bench(artifacts, repeats=repeats, threads=threads, sizes=sizes, quick=quick)
-    say(table)
     cells = []
-    for variant, found, row in zip(programs, costs, table.rows, strict=True):
+    for variant, found, whole in zip(programs, costs, zip(*wholes, strict=True), strict=True):
         predicted = variant is programs[-1]
         known = sum(signature in model.known for _, signature, _ in found.groups[:-1]) if predicted else len(found.groups) - 1
-        cells.append((name, f"`{target}`", *_cells(variant, found, known, row.p50_ms, predicted)))
+        cells.append((name, f"`{target}`", *_cells(variant, found, known, whole, predicted)))
     return cells
 
 
-def _cells(variant: Variant, costs: GroupCosts, known: int, measured_ms: float, predicted: bool) -> tuple[str, ...]:
-    runtime, total = costs.groups[-1][2] * 1e3, costs.seconds * 1e3
+def _cells(variant: Variant, costs: GroupCosts, known: int, whole_ms: Sequence[float], predicted: bool) -> tuple[str, ...]:
+    runtime, total, measured = costs.groups[-1][2] * 1e3, costs.seconds * 1e3, median(whole_ms)
     what = f"{variant.name}, predicted" if predicted else variant.name
-    times = (f"{time:.2f} ms" for time in (total - runtime, runtime, total, measured_ms))
-    return (what, f"{variant.macs:.1%}", str(len(costs.groups) - 1), str(known), *times, f"{total / measured_ms - 1:+.1%}")
+    times = (f"{time:.2f} ms" for time in (total - runtime, runtime, total))
+    wholes = f"{measured:.2f} ms ({min(whole_ms):.2f} to {max(whole_ms):.2f})"
+    return (what, f"{variant.macs:.1%}", str(len(costs.groups) - 1), str(known), *times, wholes, f"{total / measured - 1:+.1%}")
 
 
 def _sizes(network: Network) -> dict[str, int]:
@@ -121,17 +136,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=30, help="runs in each round")
     parser.add_argument("--quick", action="store_true", help="allow fewer repeats than a claim needs")
     parser.add_argument("--write", action="store_true", help="put the table into docs/measurements.md")
     options = parser.parse_args(arguments)
-    found = []
+    found, own = [], Options(options.rounds, options.repeats, options.threads, options.quick)
     for name in options.models:
         programs = variants(MODELS[name], RECIPES[name])
         for target in options.targets:
-            found += rows(name, MODELS[name], programs, target, options.threads, options.repeats, options.quick)
+            found += rows(name, MODELS[name], programs, target, own)
             say(readme.markdown(HEAD, found))
-    text = f"{readme.markdown(HEAD, found)}\n\n{processor()}, {options.threads} threads, batch 1; medians of {options.repeats} runs."
+    how = f"medians of {options.rounds} rounds of {options.repeats} runs, and the least and most of the rounds"
+    text = f"{readme.markdown(HEAD, found)}\n\n{processor()}, {options.threads} threads, batch 1; {how}."
     print(text)
     if options.write:
         readme.write("latency-model", text)

@@ -30,7 +30,8 @@ class Source:
         dynamic_shapes: as ``capture`` takes it.
         calibration: batches of inputs, where the model brings them.
         evaluate: quality of a function that runs a batch, higher is better, where the model brings it.
-        scores: whether outputs are known to be scores of classes along the last axis.
+        scores: whether every floating-point output is known to hold scores (logits) along its last axis, as ``zoo.Entry.scores``: losses
+            are then divergences of softmax, and training follows them; False, the default, makes them relative errors.
     """
 
     name: str

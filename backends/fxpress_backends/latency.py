@@ -76,6 +76,18 @@ class Table:
         low, high = np.quantile(ratios, (0.025, 0.975))
         return Ratio(float(np.median(first) / np.median(second)), float(low), float(high))
 
+    def median(self, a: str | int) -> tuple[float, float, float]:
+        """Seconds of a run of `a`: the median, and the ends of its 95 % interval, from resampled turns.
+
+        Raises:
+            BenchError: no such contender.
+        """
+        seconds = self.seconds[self._position(a)]
+        drawn = np.random.default_rng(0).integers(len(seconds), size=(RESAMPLES, len(seconds)))
+        low, high = np.quantile(np.median(seconds[drawn], axis=(1, 2)), (0.025, 0.975))
+        middle = float(np.median(seconds))
+        return middle, min(float(low), middle), max(float(high), middle)
+
     def _position(self, contender: str | int) -> int:
         if isinstance(contender, int) and 0 <= contender < len(self.names):
             return contender

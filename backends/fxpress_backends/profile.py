@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fxpress_ir.errors import BackendError
 from numpy.typing import NDArray
 
 from .artifact import Artifact, lower
-from .bench import THREADS, drawn
+from .bench import MINIMUM_PAUSE, THREADS, drawn
 from .bench_process import Process
 from .bench_worker import INPUTS
 from .contract import Call, Profiled, Target
@@ -28,7 +29,9 @@ from .work import sizes_at
 RUNTIME = "runtime"
 """Name and signature of what a run takes beyond its kernels: checks, allocations, launches, copies of inputs and outputs."""
 TIMEOUT = 600.0
-"""Seconds within which all runs have to be done."""
+"""Seconds within which a turn has to be done."""
+WARMUP, TURN = 5, 5
+"""Runs before any counts, and runs in a row of which none is disturbed by the other kind; as in `bench`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def signatures(
 
 
 def record(artifact: Artifact, inputs: Sequence[NDArray[Any]], *, threads: int, repeats: int) -> Recorded:
-    """Time a run of an artifact and every call in it, in a process of its own.
+    """Time runs of an artifact and, in others, every call, in a process of its own; both take turns, with pauses as in `bench`.
 
     Raises:
         BackendError: its backend cannot watch its runs.
@@ -132,9 +135,16 @@ def record(artifact: Artifact, inputs: Sequence[NDArray[Any]], *, threads: int, 
         np.savez(Path(folder) / "inputs.npz", *inputs)
         environment = {**dict.fromkeys(THREADS, str(threads)), INPUTS: str(Path(folder) / "inputs.npz")}
         with Process(artifact.target, command, environment, TIMEOUT) as process:
-            answer = process.ask({"cmd": "profile", "n": repeats})
-    calls = tuple(Call(call["name"], *(tuple(call[key]) for key in ("seconds", "inputs", "outputs"))) for call in answer["calls"])
-    return settled(calls, answer["plain"], answer["watched"])
+            seconds = {kind: list[float]() for kind in ("run", "watch")}
+            for kind in seconds:
+                process.ask({"cmd": kind, "n": WARMUP})
+            for done in range(0, repeats, TURN):
+                for kind, found in seconds.items():
+                    sleep(MINIMUM_PAUSE)
+                    found += process.ask({"cmd": kind, "n": min(TURN, repeats - done)})["seconds"]
+            answer = process.ask({"cmd": "calls"})
+    calls = [Call(call["name"], tuple(call["seconds"][WARMUP:]), tuple(call["inputs"]), tuple(call["outputs"])) for call in answer["calls"]]
+    return settled(calls, seconds["run"], seconds["watch"])
 
 
 def settled(calls: Sequence[Call], plain: Sequence[float], watched: Sequence[float]) -> Recorded:

@@ -45,7 +45,8 @@ def test_tables_hold_what_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     one = found[0]["4"]
     assert one["lost"][allocation.OURS] <= one["lost"]["distance"] < one["lost"][allocation.UNIFORM] < max(one["random"])
     parts = [list(of("digits-cnn", [4], found)) for of in (allocation.rows, allocation.tasks, allocation.ranks)]
-    assert parts[0][0][3].endswith(" better")
+    assert parts[0][0][4].endswith(" better")
+    assert sum(one["samples"][allocation.OURS]) / 797 == pytest.approx(one["lost"][allocation.OURS], rel=1e-4)
     assert parts[1][0][3].endswith(" better")
     assert float(parts[2][0][2]) > 0.5
     assert allocation.written(parts).count("digits-cnn, 4 bits") == 3
@@ -56,3 +57,7 @@ def test_a_difference_has_the_error_of_its_samples() -> None:
     gain, error = allocation._difference(uniform, own)
     assert gain == pytest.approx(0.25)
     assert error == pytest.approx(0.5 / 3**0.5 / 2, rel=1e-5)
+    assert allocation._compared(uniform, own, ".2f") == ("-0.25 +- 0.29", "tie")
+    assert allocation._compared(uniform, uniform, ".2f")[1] == "tie"
+    assert allocation._compared(uniform, own - 1, ".2f") == ("-1.25 +- 0.29", "better")
+    assert allocation._compared(uniform, own + 1, ".2f") == ("+0.75 +- 0.29", "worse")

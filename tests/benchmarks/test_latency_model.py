@@ -18,7 +18,7 @@ import torch
 from fxpress.costs.work import Measure
 from fxpress_backends.latency import Table
 from fxpress_backends.profile import RUNTIME, KernelTime, signatures
-from latency_model import HEAD, Recipe, rows, variants
+from latency_model import HEAD, Options, Recipe, rows, variants
 from torch import Tensor, nn
 
 CHANNELS = "prune-channels{{macs={}, align=4}}"
@@ -59,13 +59,13 @@ def test_three_programs_stand_beside_the_whole(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(fx, "bench", _benched)
     programs = variants(Small(), Recipe("remove-noops", CHANNELS.format(0.5), CHANNELS.format(0.25)))
     assert programs[0].macs == 1 > 0.55 > programs[1].macs > 0.3 > programs[2].macs
-    found = [dict(zip(HEAD, cells, strict=True)) for cells in rows("small", Small(), programs, "onnx:qlinear", 1, 5)]
+    found = [dict(zip(HEAD, cells, strict=True)) for cells in rows("small", Small(), programs, "onnx:qlinear", Options(2, 5, 1, True))]
     assert [row["program"] for row in found] == ["dense", "half", "least, predicted"]
     assert [row["groups"] == row["known"] for row in found] == [True, True, False]
     for row, variant in zip(found, programs, strict=True):
         macs = variant.program.cost(batch=1).macs
         assert row["sum"] == f"{(macs * 1e-9 + int(row['groups']) * 1e-6 + 1e-5) * 1e3:.2f} ms"
-        assert row["measured"] == "1.00 ms"
+        assert row["measured"] == "1.00 ms (1.00 to 1.00)"
         assert float(row["error"].rstrip("%")) == pytest.approx((float(row["sum"].split()[0]) - 1) * 100, abs=0.6)
 
 

@@ -71,6 +71,13 @@ def compress(
             help="With --budget: accuracy=-0.5, the most that may be lost, in points; for models that bring evaluate, as the zoo's do."
         ),
     ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="With --budget: sizes of dynamic dimensions at which latency is measured, batch=32,seq=128; of one sample unless given.",
+        ),
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="In place of a recipe: the TARGET.plan.json that --budget wrote; the same again without the search.")
     ] = None,
@@ -87,9 +94,12 @@ def compress(
             "--never-slower": never_slower,
             "--sparse": sparse or None,
         }
-        _without_recipe(model, out, Asked(budget or [], floor or [], target or [], calibration, seed), plan, others, as_json)
+        asked = Asked(budget or [], floor or [], target or [], calibration, seed, _sizes("--sizes", sizes))
+        _without_recipe(model, out, asked, plan, others, as_json)
+    if sizes is not None:
+        raise PipelineError("--sizes without --budget", where="compress", way_on="give a budget of latency, or leave it out")
     whole = _recipe(recipe, pipeline, calibration, target, seed)
-    timed = None if tune is None else _sizes(tune)
+    timed = None if tune is None else _sizes("--tune", tune)
     with bars(as_json) as progress:
         from ..compress import compress as run
         from ..model_source import open_model
@@ -124,7 +134,7 @@ def _without_recipe(model: str, out: Path, asked: Asked, plan: Path | None, othe
         raise PipelineError(f"{clash} beside {beside}", where="compress", way_on=f"{beside} has its own passes: leave one out")
     with bars(as_json) as progress:
         if plan is not None:
-            folder = replayed(model, out, asked, plan)
+            folder = replayed(model, out, asked, plan, progress)
         else:
             done = compress_within(model, out, asked, progress)
             written = write_fronts(done)
@@ -138,12 +148,12 @@ def _without_recipe(model: str, out: Path, asked: Asked, plan: Path | None, othe
     raise typer.Exit(0 if done.held else 1)
 
 
-def _sizes(text: str) -> dict[str, int]:
+def _sizes(option: str, text: str | None) -> dict[str, int]:
     found = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, (text or "").split(",")):
         name, _, size = part.partition("=")
         if not name or not size.isdecimal():
-            raise PipelineError(f"--tune {text!r} is no list of sizes", where="compress", way_on="write it so: batch=1,seq=128")
+            raise PipelineError(f"{option} {text!r} is no list of sizes", where="compress", way_on="write it so: batch=1,seq=128")
         found[name.strip()] = int(size)
     return found
 

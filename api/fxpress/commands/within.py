@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class Asked:
     targets: Sequence[str]
     calibration: str | None
     seed: int | None
+    sizes: Mapping[str, int]
 
     @property
     def target(self) -> str:
@@ -43,20 +45,20 @@ class Asked:
 def compress_within(model: str, out: Path, asked: Asked, progress: Tell | None) -> Within:
     """Search, build and measure."""
     from ..data import Data
-    from ..joint.attempts import How
+    from ..joint.built import How
     from ..joint.goal import budgets, floor
     from ..joint.within import compress_within as run
     from ..model_source import open_model
 
     limits, least, target = budgets(asked.budgets), floor(asked.floors), asked.target
     data = None if asked.calibration is None else Data(asked.calibration)
-    return run(open_model(model), limits, least, target, out, data, How(seed=asked.seed or 0), progress)
+    how = How(seed=asked.seed or 0, sizes=asked.sizes)
+    return run(open_model(model), limits, least, target, out, data, how, progress)
 
 
-def replayed(model: str, out: Path, asked: Asked, plan: Path) -> Path:
+def replayed(model: str, out: Path, asked: Asked, plan: Path, progress: Tell | None = None) -> Path:
     """The artifact's folder of what a plan says."""
     from ..data import Data
-    from ..joint.attempts import How
     from ..joint.plan import JointPlan
     from ..joint.within import replay
     from ..model_source import open_model
@@ -65,9 +67,10 @@ def replayed(model: str, out: Path, asked: Asked, plan: Path) -> Path:
     try:
         text = plan.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise PipelineError(f"cannot be read: {error}", where=f"plan {str(plan)!r}", way_on="name what --budget wrote") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise PipelineError(f"cannot be read: {why}", where=f"plan {str(plan)!r}", way_on="name what --budget wrote") from error
     data = None if asked.calibration is None else Data(asked.calibration)
-    return replay(open_model(model), JointPlan.from_json(text), target, out, data, How(seed=asked.seed or 0)).folder
+    return replay(open_model(model), JointPlan.from_json(text), target, out, data, asked.seed, progress).folder
 
 
 def write_fronts(done: Within) -> list[str]:
@@ -95,6 +98,8 @@ def write_fronts(done: Within) -> list[str]:
 
 def show_json(done: Within) -> None:
     """The figures for machines; `accuracy` is the change in points, as floors are written."""
+    from ..joint.within import plan_file
+
     latency = done.latency_ratio
     before, after = done.accuracy or (None, None)
     found: dict[str, Any] = {
@@ -114,12 +119,18 @@ def show_json(done: Within) -> None:
         "broken": list(done.found.broken),
         "floor": done.floor,
         "plan": json.loads(done.plan.to_json()),
+        "plan_file": str(plan_file(done.artifact.folder)),
+        "refusals": list(map(asdict, done.refusals)),
         "report": str(done.report),
     }
     print_json(found)
 
 
 def show(done: Within, written: Sequence[str]) -> None:
+    """What was chosen, what could not be, and the figures."""
+    from ..joint.refusals import lines
+    from ..joint.within import plan_file
+
     console = Console()
 
     def line(text: str) -> None:
@@ -127,6 +138,9 @@ def show(done: Within, written: Sequence[str]) -> None:
 
     line(str(done.plan))
     line("")
+    if done.refusals:
+        line("\n".join(lines(done.refusals)))
+        line("")
     line(str(done.report))
     line("")
     line(str(done.found))
@@ -139,7 +153,8 @@ def show(done: Within, written: Sequence[str]) -> None:
     if done.same_bits is not None:
         line(f"same bits as the program: {'yes' if done.same_bits else 'NO'}")
     for name in done.found.broken:
-        line(f"MISSED: {name} is above its budget as measured; raise it")
+        ratio = done.size_ratio if name == "size" or done.latency_ratio is None else done.latency_ratio.median
+        line(f"MISSED: {name} is above its budget as measured; {name}={ceil(1000 * ratio) / 1000:g}x is the nearest that was built")
     if done.floor_missed:
         line(f"MISSED: accuracy {done.points:+.2f} points, {done.floor:+.2f} asked at least; raise a budget")
-    line(f"written: {', '.join(map(str, [done.artifact.folder, *written]))}")
+    line(f"written: {', '.join(map(str, [done.artifact.folder, plan_file(done.artifact.folder), *written]))}")

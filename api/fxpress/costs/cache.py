@@ -7,20 +7,21 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from fxpress_backends.profile import RUNTIME, KernelTime
 from fxpress_ir.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 64
-"""Samples of one signature, the newest."""
+"""Profiles of one signature, the newest."""
 
 
 def cache_folder() -> Path:
@@ -33,7 +34,7 @@ class Times:
     """What was measured.
 
     Attributes:
-        kernels: signature -> seconds of each occurrence, oldest first.
+        kernels: signature -> mean seconds of its occurrences, one number a profile, oldest first.
         runs: digest of all signatures of a program -> what its runtime took beyond its kernels, one number a profile.
         counts: the same digest -> how many kernels that program has.
     """
@@ -46,7 +47,7 @@ class Times:
         return all(signature in self.kernels for signature in signatures)
 
     def seconds(self, signature: str) -> float:
-        """The median of all occurrences."""
+        """The median of all profiles; of each the mean, so that a sum is what the program took however unlike the occurrences are."""
         return median(self.kernels[signature])
 
     def runtime(self, signatures: Sequence[str]) -> float:
@@ -59,10 +60,12 @@ class Times:
     def with_profile(self, kernels: Sequence[KernelTime]) -> Times:
         """These and those of a profile."""
         merged = {signature: list(some) for signature, some in self.kernels.items()}
-        signatures = [kernel.signature for kernel in kernels if kernel.nodes]
+        signatures, found = [kernel.signature for kernel in kernels if kernel.nodes], defaultdict[str, list[float]](list)
         for kernel in kernels:
             if kernel.nodes:
-                merged[kernel.signature] = [*merged.get(kernel.signature, ()), kernel.seconds][-KEPT:]
+                found[kernel.signature].append(kernel.seconds)
+        for signature, seconds in found.items():
+            merged[signature] = [*merged.get(signature, ()), fmean(seconds)][-KEPT:]
         own, program = sum(kernel.seconds for kernel in kernels if kernel.signature == RUNTIME), digest(signatures)
         runs = {**self.runs, program: [*self.runs.get(program, ()), own][-KEPT:]}
         return Times(merged, runs, {**self.counts, program: len(signatures)})

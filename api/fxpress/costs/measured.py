@@ -12,12 +12,14 @@ from fxpress_backends.work import sizes_at
 from fxpress_ir import Program
 from fxpress_ir.errors import BackendError
 
-from .cache import Cache, cache_folder
+from .cache import Cache, Times, cache_folder
 from .machine import conditions
 from .work import Measure, Work
 
 Group = tuple[tuple[str, ...], str, float]
 """Names of the nodes, signature, seconds."""
+Groups = tuple[tuple[tuple[str, ...], str], ...]
+"""Names of the nodes and signature."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +81,31 @@ class MeasuredCosts:
             BenchError: the process that runs it failed.
             ArtifactError: the file of measured costs is damaged or cannot be written.
         """
+        at, groups = self._groups(program)
+        times = self._cache.times()
+        if not times.knows(signature for _, signature in groups):
+            times = self._profiled(program, at)
+        return self._costs(program, at, groups, times)
+
+    def measure(self, program: Program) -> GroupCosts:
+        """As `of`, but the program is profiled in any case, and times are medians over this and what was known.
+
+        Processes differ by some percent in all of their runs, so that several profiles tell more than a longer one.
+        """
+        at, groups = self._groups(program)
+        return self._costs(program, at, groups, self._profiled(program, at))
+
+    def _groups(self, program: Program) -> tuple[dict[str, int], Groups]:
         at = sizes_at(program, self.sizes, f"target {self.target!r}")
-        groups = signatures(program, self.target, at)
-        signed, times = [signature for _, signature in groups], self._cache.times()
-        if not times.knows(signed):
-            times = self._cache.add(profile(program, self.target, sizes=at, threads=self.threads, repeats=self._repeats))
+        return at, signatures(program, self.target, at)
+
+    def _profiled(self, program: Program, at: Mapping[str, int]) -> Times:
+        return self._cache.add(profile(program, self.target, sizes=at, threads=self.threads, repeats=self._repeats))
+
+    def _costs(self, program: Program, at: Mapping[str, int], groups: Groups, times: Times) -> GroupCosts:
         timed = [(nodes, signature, times.seconds(signature)) for nodes, signature in groups]
-        return costs_of(program, self.target, self.threads, at, (*timed, ((), RUNTIME, times.runtime(signed))))
+        runtime = times.runtime([signature for _, signature in groups])
+        return costs_of(program, self.target, self.threads, at, (*timed, ((), RUNTIME, runtime)))
 
 
 def costs_of(program: Program, target: str, threads: int, sizes: Mapping[str, int], groups: tuple[Group, ...]) -> GroupCosts:

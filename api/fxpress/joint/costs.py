@@ -129,15 +129,17 @@ def _shares(space: Space, group: str, choice: str) -> dict[str, float]:
 
 
 def _seconds(space: Space, name: str, choice: str, taken: Mapping[str, Taken]) -> float:
-    """As split at this share, times what the bits were measured to change, and by its elements a share of what others take more."""
+    """As split at this share, times what the bits were measured to change, and its share of what others take more.
+
+    A second layer's launches cost as much at each layer that is split; what bits add goes with elements.
+    """
     share, bits = parts(choice)
     label = space.bits[0] if share == 1 else f"r{share:g}"
     whole, split, at_bits = (taken[each].seconds or {} for each in (space.bits[0], label, bits))
     change = at_bits.get(name, 0.0) / whole[name] if whole.get(name) else 1.0
-    chosen = space.layers if share == 1 else space.ranked
-    part = space.layers[name].elements / sum(space.layers[each].elements for each in chosen)
-    more = sum(max(found.get(OTHERS, 0.0) - whole.get(OTHERS, 0.0), 0.0) for found in (split, at_bits))
-    return split.get(name, 0.0) * change + part * more
+    more_split, more_bits = (max(found.get(OTHERS, 0.0) - whole.get(OTHERS, 0.0), 0.0) for found in (split, at_bits))
+    part = space.layers[name].elements / sum(layer.elements for layer in space.layers.values())
+    return split.get(name, 0.0) * change + more_bits * part + (more_split / len(space.ranked) if share < 1 else 0.0)
 
 
 def _rates(

@@ -11,9 +11,11 @@ from fxpress_ir.analysis.blocks import Block, residual_blocks
 from fxpress_ir.errors import PassError
 from fxpress_ir.slicing import remove_blocks, slice_atoms
 from fxpress_passes import Context, Factorize
+from fxpress_passes.evidence import Calibration
+from fxpress_passes.evidence.state import Run
 from fxpress_passes.factorize.plan import RankPlan, Split
 
-_WHERE = "joint plan"
+_WHERE, _GIVE = "plan", "give what --budget or JointPlan.to_json wrote"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class JointPlan:
 
     Attributes:
         program_hash: `Program.hash` of the prepared program.
+        seed: of training and of all else that is random; another one gives other weights.
+        calibration: `digest_of` the data, on which factors, ranges and training depend.
         keep: the atoms that stay of each group that shrinks, as `fxpress_ir.slicing.Plan` has them.
         remove: blocks that leave, by the names of their input's and output's node.
         ranks: of layers that become two, by their names after the two above.
@@ -30,6 +34,8 @@ class JointPlan:
     """
 
     program_hash: str
+    seed: int
+    calibration: str
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     remove: tuple[tuple[str, str], ...] = ()
     ranks: Mapping[str, int] = field(default_factory=dict)
@@ -50,16 +56,26 @@ class JointPlan:
         """The float program without what leaves, layers in two where ranks say so; quantisers are placed later, by `entries`.
 
         Args:
-            context: calibration data; factors are those of least error on it.
+            context: the seed and the calibration data; factors are those of least error on it.
 
         Raises:
-            PassError: the plan was made for another program, or names what it has not.
-            CalibrationError: there are ranks and no data.
+            PassError: the plan was made for another program, with another seed or other data, or names what the program has not.
+            CalibrationError: there are no data.
         """
+        self.check_seed(context.seed)
         if program.hash != self.program_hash:
             what = f"was made for program {self.program_hash[:12]}, this one is {program.hash[:12]}"
-            raise PassError(what, where=_WHERE, way_on="prepare the same model, or search again")
+            raise PassError(what, where=_WHERE, way_on="give the same model, or search again")
+        data = digest_of(context.evidence.calibration, program)
+        if data != self.calibration:
+            what = f"was made on calibration data {self.calibration[:12]}, these are {data[:12]}"
+            raise PassError(what, where=_WHERE, way_on="give the same batches in the same order, or search again")
         return self.factorized(self.sliced(program), context)
+
+    def check_seed(self, seed: int) -> None:
+        """Raises a PassError where the plan was made with another seed."""
+        if seed != self.seed:
+            raise PassError(f"was made with seed {self.seed}, not {seed}", where=_WHERE, way_on="leave the seed out, or search again")
 
     def sliced(self, program: Program) -> Program:
         """Without the atoms and the blocks that leave."""
@@ -98,9 +114,12 @@ class JointPlan:
             remove = tuple((str(start), str(end)) for start, end in found["remove"])
             ranks = {str(name): int(rank) for name, rank in found["ranks"].items()}
             bits = {str(name): str(precision) for name, precision in found["bits"].items()}
-            return cls(str(found["program_hash"]), keep, remove, ranks, bits, int(found["steps"]))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise PassError(f"is no plan: {error!r}", where=_WHERE, way_on="give what JointPlan.to_json wrote") from error
+            made = str(found["program_hash"]), int(found["seed"]), str(found["calibration"])
+            return cls(*made, keep, remove, ranks, bits, int(found["steps"]))
+        except KeyError as error:
+            raise PassError(f"is no plan: it lacks {error}", where=_WHERE, way_on=_GIVE) from error
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise PassError(f"is no plan: {error}", where=_WHERE, way_on=_GIVE) from error
 
     def __str__(self) -> str:
         lines = [f"{name}: {len(atoms)} stay" for name, atoms in self.keep.items()]
@@ -108,3 +127,15 @@ class JointPlan:
         lines += [f"{name}: rank {rank}" for name, rank in self.ranks.items()]
         lines += [f"{name}: {precision}" for name, precision in self.bits.items()]
         return "\n".join([*lines, *([f"{self.steps} steps of training"] if self.steps else [])])
+
+
+def digest_of(data: Calibration, program: Program) -> str:
+    """A SHA-256 over all batches in their order, as kept measurements are told apart by; reads them all.
+
+    Raises:
+        CalibrationError: they do not fit the program.
+    """
+    run = Run()
+    for batch in data.batches(program):
+        run = run.then(batch)
+    return run.digest

@@ -17,7 +17,8 @@ from fxpress_passes.factorize.metrics import METRICS
 from fxpress_passes.quantize.layer_choices import Layer, layers_of
 from fxpress_passes.quantize.precision import precision_of
 
-from .plan import JointPlan
+from .plan import JointPlan, digest_of
+from .refusals import Refusal
 
 FAMILIES = ("bits", "ranks", "channels", "blocks")
 BITS = ("w8", "w6", "w5", "w4", "w3", "w2")
@@ -39,6 +40,8 @@ class Space:
         blocks: by the units' names, those of input's and output's node; the first one stays.
         bits, families: what there is to choose.
         align: ranks are multiples of it, and so are the channels that stay.
+        data: `digest_of` the calibration data.
+        refusals: layers without ranks and groups that stay whole, and why; sorted, each once.
     """
 
     program: Program
@@ -50,6 +53,8 @@ class Space:
     bits: tuple[str, ...]
     families: tuple[str, ...]
     align: int
+    data: str
+    refusals: tuple[Refusal, ...]
 
     @classmethod
     def of(
@@ -78,13 +83,14 @@ class Space:
         layers = {layer.names[0]: layer for layer in layers_of(program)}
         if not layers:
             raise PassError("has no layer with weights to choose for", where="budget", way_on="give a model with some")
-        quiet = replace(context, refusals=[], notes=[])
-        ranked = frozenset(_ranked(program, layers, quiet)) if "ranks" in families else frozenset[str]()
-        atoms = _atoms(program, quiet, score, align) if "channels" in families else {}
+        refusals = set[Refusal]()
+        ranked = frozenset(_ranked(program, layers, context, align, refusals)) if "ranks" in families else frozenset[str]()
+        atoms = _atoms(program, context, score, align, refusals) if "channels" in families else {}
         found = residual_blocks(program)[1:] if "blocks" in families else []
         blocks = {f"block {start} ==> {end}": (start, end) for start, end in (block.names for block in found)}
         own = tuple(bits) if "bits" in families else ("w8",)
-        return cls(program, context, layers, ranked, atoms, blocks, own, tuple(families), align)
+        data = digest_of(context.evidence.calibration, program)
+        return cls(program, context, layers, ranked, atoms, blocks, own, tuple(families), align, data, tuple(sorted(refusals)))
 
     def only(self, families: Sequence[str]) -> Space:
         """The same with fewer families; what stays keeps its names, so that losses and costs hold for it."""
@@ -95,6 +101,7 @@ class Space:
             blocks=self.blocks if "blocks" in families else {},
             bits=self.bits if "bits" in families else self.bits[:1],
             families=tuple(families),
+            refusals=tuple(refusal for refusal in self.refusals if refusal.family in families),
         )
 
     @property
@@ -122,7 +129,7 @@ class Space:
         taken = {**self.nothing, **chosen}
         keep = {name: atoms for name in self.atoms if (atoms := self.kept(name, taken[group_unit(name)])) is not None}
         remove = tuple(pair for name, pair in self.blocks.items() if taken[name] == LEAVES)
-        plan = JointPlan(self.program.hash, keep, remove)
+        plan = JointPlan(self.program.hash, self.context.seed, self.data, keep, remove)
         sliced = plan.sliced(self.program)
         shapes = {layer.weight: sliced.tensors[layer.weight].shape for layer in layers_of(sliced)}
         ranks = {}
@@ -149,10 +156,7 @@ class Space:
 
     def rank(self, shape: Sequence[int], share: float) -> int:
         """The aligned rank whose factors have this share of a weight's elements; 0 where none has fewer than the weight."""
-        rows, columns = shape[0], prod(shape[1:])
-        wanted = share * rows * columns / (rows + columns)
-        rank = max(round(wanted / self.align) * self.align, min(self.align, round(wanted)), 1)
-        return rank if rank * (rows + columns) < rows * columns else 0
+        return _rank(shape, share, self.align)
 
 
 def group_unit(name: str) -> str:
@@ -172,20 +176,39 @@ def _present(layer: Layer, program: Program) -> str:
     return next(name for name in layer.names if name in names)
 
 
-def _ranked(program: Program, layers: Mapping[str, Layer], context: Context) -> list[str]:
-    """Layers that `factorize` takes and whose inputs calibration can tell."""
-    own = float_layers(program, context)
-    seen = METRICS["activations"](program, own, context, None) if own else {}
-    return [layer.name for layer in own if layer.name in layers and layer.name in seen]
+def _rank(shape: Sequence[int], share: float, align: int) -> int:
+    rows, columns = shape[0], prod(shape[1:])
+    wanted = share * rows * columns / (rows + columns)
+    rank = max(round(wanted / align) * align, min(align, round(wanted)), 1)
+    return rank if rank * (rows + columns) < rows * columns else 0
 
 
-def _atoms(program: Program, context: Context, score: str, align: int) -> dict[str, dict[float, tuple[int, ...]]]:
-    found: dict[str, dict[float, tuple[int, ...]]] = {}
+def _ranked(program: Program, layers: Mapping[str, Layer], context: Context, align: int, refusals: set[Refusal]) -> list[str]:
+    """Layers that `factorize` takes, whose inputs calibration can tell and that some rank makes smaller."""
+    quiet = replace(context, refusals=[], notes=[])
+    own = [layer for layer in float_layers(program, quiet) if layer.name in layers]
+    seen = METRICS["activations"](program, own, quiet, None) if own else {}
+    found = []
+    for layer in own:
+        if layer.name not in seen:
+            continue
+        if any(_rank(layer.weight.shape, share, align) for share in SHARES):
+            found.append(layer.name)
+        else:
+            quiet.refuse(layer.nodes[0], "no rank makes it smaller")
+    refusals.update(Refusal("ranks", refused.reason, refused.node) for refused in quiet.refusals)
+    return found
+
+
+def _atoms(program: Program, context: Context, score: str, align: int, refusals: set[Refusal]) -> dict[str, dict[float, tuple[int, ...]]]:
+    quiet, found = replace(context, refusals=[], notes=[]), dict[str, dict[float, tuple[int, ...]]]()
     for share in SHARES:
         for kind, unit in ((PruneChannels, align), (PruneHeads, 1), (PruneWidth, align)):
-            plan = kind(ratio=1 - share, align=unit, score=score).decide(program, context)
+            plan = kind(ratio=1 - share, align=unit, score=score).decide(program, quiet)
             for name, atoms in plan.keep.items():
                 levels = found.setdefault(name, {})
                 if atoms not in levels.values():
                     levels[share] = atoms
+    # what one kind of pass leaves alone another may take
+    refusals.update(Refusal("channels", refused.reason, refused.node) for refused in quiet.refusals if refused.node not in found)
     return found

@@ -27,10 +27,12 @@ from fxpress_passes.pipeline import Pipeline, Report
 from ..compress import Progress
 from ..data import DISTILLED, Data, calibration_for
 from ..model_source import Source
-from .attempts import Built, How, Search, finishing
+from .attempts import Search
+from .built import Built, How, finishing
 from .goal import Budget
 from .plan import JointPlan
 from .prepare import prepared
+from .refusals import Refusal
 
 _WHERE = "compress"
 
@@ -53,6 +55,7 @@ class Within:
         accuracy: before and after, from 0 to 1, where the model brings `evaluate`.
         floor: the change of accuracy that was asked for at least, in points.
         same_bits: whether the artifact gave the program's bits on one batch; None where the target does not run here.
+        refusals: what could not be chosen, and why.
     """
 
     artifact: Artifact
@@ -69,6 +72,7 @@ class Within:
     accuracy: tuple[float, float] | None
     floor: float | None
     same_bits: bool | None
+    refusals: tuple[Refusal, ...]
 
     @property
     def points(self) -> float | None:
@@ -118,7 +122,7 @@ def compress_within(
         raise PipelineError("no budget", where=_WHERE, way_on="give one, e.g. latency=0.77x or size=0.15x")
     place = out / card.name.replace(":", "-")
     folders.check_place(place.resolve())
-    captured, calibration = _opened(source, data, how)
+    captured, calibration = _opened(source, data, how.seed)
     with tempfile.TemporaryDirectory(prefix="fxpress-within-") as work:
         timed = any(budget.resource == "latency" for budget in budgets)
         search = Search(source, captured, calibration, target, how, timed, Path(work), progress)
@@ -130,7 +134,7 @@ def compress_within(
             better = _accuracy(source, before, longer)
             if better is not None and better[1] > accuracy[1]:
                 # the same kernels, so what was measured of them holds for it
-                built, accuracy = replace(longer, measured=built.measured, ratio=built.ratio), better
+                built, accuracy = replace(longer, measured=built.measured, ratio=built.ratio, seconds=built.seconds), better
         found, fronts = remeasured(answer, built.measured), search.fronts(answer)
     stated = [Stated("top1_change", _points(accuracy))] if accuracy and isfinite(_points(accuracy)) else []
     artifact = lower(built.program, target, place, measured=stated, recipe=built.plan.to_json(), seed=how.seed)
@@ -151,6 +155,7 @@ def compress_within(
         accuracy,
         floor,
         same,
+        search.refusals,
     )
 
 
@@ -159,31 +164,44 @@ def plan_file(place: Path) -> Path:
     return place.with_name(f"{place.name}.plan.json")
 
 
-def replay(source: Source, plan: JointPlan, target: str, out: Path, data: Data | None = None, how: How | None = None) -> Artifact:
-    """The artifact of a plan, without the search: the same passes on the same model.
+def replay(
+    source: Source,
+    plan: JointPlan,
+    target: str,
+    out: Path,
+    data: Data | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """The artifact of a plan, without the search: the same passes on the same model and data, and so the same bits.
+
+    Args:
+        data: calibration data, as `compress_within` has them.
+        seed: None for the plan's.
 
     Raises:
-        PassError: the plan was made for another model.
+        PassError: the plan was made for another model, on other calibration data or with another seed.
         BackendError, CalibrationError: as `compress_within`.
     """
-    how = how or How()
+    if seed is not None:
+        plan.check_seed(seed)
     card = _checked(source, (), None, target)
     place = out / card.name.replace(":", "-")
     folders.check_place(place.resolve())
-    captured, calibration = _opened(source, data, how)
+    captured, calibration = _opened(source, data, plan.seed)
     original = prepared(captured, calibration)
-    cut = plan.cut(original, Context(Evidence(calibration), how.seed))
+    cut = plan.cut(original, Context(Evidence(calibration), plan.seed))
     passes = finishing(plan, original, source)
-    program = Pipeline(passes).run(cut, calibration, seed=how.seed).program
-    return lower(program, target, place, recipe=plan.to_json(), seed=how.seed)
+    program = Pipeline(passes).run(cut, calibration, seed=plan.seed, progress=progress).program
+    return lower(program, target, place, recipe=plan.to_json(), seed=plan.seed)
 
 
-def _opened(source: Source, data: Data | None, how: How) -> tuple[Program, Calibration]:
+def _opened(source: Source, data: Data | None, seed: int) -> tuple[Program, Calibration]:
     captured = source.capture()
-    calibration = calibration_for(data, source.calibration, captured, how.seed)
+    calibration = calibration_for(data, source.calibration, captured, seed)
     if calibration is None:
         try:
-            calibration = calibration_for(Data(DISTILLED), None, captured, how.seed)
+            calibration = calibration_for(Data(DISTILLED), None, captured, seed)
         except CalibrationError as error:
             what = f"the model brings no calibration data, and {error.what}"
             raise CalibrationError(what, where=_WHERE, way_on="name some with --calibration") from error

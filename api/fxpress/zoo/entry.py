@@ -17,7 +17,9 @@ class Entry:
     """A model, its example inputs, its calibration data and its held-out data.
 
     Attributes:
-        scores: whether outputs are scores of classes along the last axis.
+        scores: whether every floating-point output holds scores (logits) along its last axis, of classes or of the next token, [..., n],
+            so that softmax makes probabilities of them: how far a compressed model is from this one is then the divergence
+            KL(softmax(original) || softmax(other)) of each row, in nats; where it is False, as for embeddings, the relative error.
         name: as users write it, ``digits-cnn``.
         description: one line.
         model: in evaluation mode, trained.

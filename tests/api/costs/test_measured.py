@@ -78,6 +78,18 @@ def test_what_is_known_is_not_run_again(tmp_path: Path, clock: Clock) -> None:
     assert len(clock.runs) == 2
 
 
+def test_a_program_is_profiled_again_where_that_is_asked(tmp_path: Path, clock: Clock) -> None:
+    costs = MeasuredCosts(TARGET, SIZES, threads=1, cache=tmp_path)
+    first, again = costs.of(chain(4, 8)), costs.measure(chain(4, 8))
+    assert len(clock.runs) == 2
+    assert again.groups == first.groups == costs.of(chain(4, 8)).groups, "medians of both"
+
+
+def test_a_sum_is_what_the_program_took_however_unlike_equal_kernels_are(tmp_path: Path) -> None:
+    kernels = [KernelTime("k", (f"n{place}",), "conv:1", seconds) for place, seconds in enumerate((1.0, 1.0, 7.0))]
+    assert Cache(tmp_path, {"card": {"name": "a:b"}}).add(kernels).seconds("conv:1") == 3.0
+
+
 def test_other_threads_sizes_and_targets_are_other_conditions(tmp_path: Path, clock: Clock) -> None:
     for target, sizes, threads in [(TARGET, {"batch": 2}, 1), (TARGET, {"batch": 2}, 2), (TARGET, {"batch": 3}, 1), ("onnx:int", {}, 1)]:
         MeasuredCosts(target, sizes, threads=threads, cache=tmp_path).of(chain(4, 8))
@@ -85,7 +97,7 @@ def test_other_threads_sizes_and_targets_are_other_conditions(tmp_path: Path, cl
     assert len(list(tmp_path.glob("*.json"))) == 3, "sizes are part of the signatures"
 
 
-def test_a_time_is_the_median_of_all_occurrences(tmp_path: Path) -> None:
+def test_a_time_is_the_median_of_all_profiles(tmp_path: Path) -> None:
     cache = Cache(tmp_path, {"card": {"name": "a:b"}})
     for seconds in (5.0, 1.0, 2.0):
         times = cache.add([KernelTime("k", ("n",), "conv:1", seconds), KernelTime(RUNTIME, (), RUNTIME, seconds)])
@@ -114,7 +126,7 @@ def test_writers_do_not_lose_each_other_s_times(tmp_path: Path) -> None:
     [
         lambda data: "{",
         lambda data: "[]",
-        lambda data: json.dumps({**data, "format": 2}),
+        lambda data: json.dumps({**data, "format": 1}),
         lambda data: json.dumps({**data, "conditions": {}}),
         lambda data: json.dumps({**data, "kernels": {"conv:1": [-1.0]}}),
         lambda data: json.dumps({**data, "kernels": {"conv:1": ["1"]}}),

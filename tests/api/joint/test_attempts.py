@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from fxpress.joint.attempts import Built, How, Search
+from fxpress.joint.attempts import Search
+from fxpress.joint.built import Built, How
 from fxpress.joint.goal import Budget
 from fxpress_ir.errors import InfeasibleError
 from fxpress_passes.allocate import Answer, Measured
 
-ASKED = [Budget("latency", 10.0, False)]
+ASKED = [Budget("latency", 10.0, True)]
 
 
 class Scripted(Search):
-    """Predicts what it is asked for, and measures what the script says: a figure and the ends of its interval."""
+    """Predicts what it is asked for, and measures what the script says: a figure and the ends of its interval, for answers in order."""
 
-    def __init__(self, *script: tuple[float, float, float] | None) -> None:
+    def __init__(self, *script: tuple[float, float, float] | None, weights: Mapping[float, float] | None = None) -> None:
         self._how, self._script, self.aims = How(attempts=4), list(script), list[float]()
-        self.float_size, self.float_seconds = 1, 1.0
+        self.float_size, self.float_seconds, self._candidates = 1, 1.0, {}
+        self._losses_of, none = weights or {1.0: 0.0}, cast(Any, None)
+        self._judge, self._data = cast(Any, Scores()), none
 
-    def _solved(self, aims: Mapping[str, float]) -> Answer:
+    def _weights(self) -> tuple[float, ...]:
+        return tuple(self._losses_of)
+
+    def _solved(self, aims: Mapping[str, float], weight: float) -> Answer:
         self.aims.append(aims["latency"])
         if self._script[0] is None:
             raise InfeasibleError("latency at most so much cannot be held")
-        return Answer({"unit": str(len(self.aims))}, {}, 0.0, {"latency": aims["latency"]}, dict(aims), "milp")
+        return Answer({"unit": str(len(self.aims)), "weight": str(weight)}, {}, 0.0, {"latency": aims["latency"]}, dict(aims), "milp")
 
-    def _built(self, chosen: Mapping[str, str], steps: int | None = None) -> Built:
+    def _built(self, chosen: Mapping[str, str], training: Any, steps: int | None = None, timed: bool = True) -> Built:
+        none: Any = None
+        plan: Any = SimpleNamespace(steps=self._how.steps)
+        program: Any = SimpleNamespace(loss=self._losses_of[float(chosen["weight"])], data=training)
+        if not timed:
+            return Built(plan, program, (), none, {}, None)
         found = self._script.pop(0)
         assert found is not None
-        none: Any = None
-        return Built(none, none, (), none, {"latency": Measured(*found)}, None)
+        return Built(plan, program, (), none, {"latency": Measured(*found)}, None, Measured(20.0, 19.0, 21.0))
+
+
+class Scores:
+    """Judges programs by the loss that they bring."""
+
+    training = "all but some"
+
+    def loss(self, program: Any) -> float:
+        return float(program.loss)
 
 
 def test_what_is_within_the_budget_is_taken_at_once() -> None:
@@ -62,3 +82,18 @@ def test_of_attempts_that_all_break_it_the_nearest_is_taken() -> None:
 def test_without_any_answer_the_line_says_so() -> None:
     with pytest.raises(InfeasibleError, match="cannot be held"):
         Scripted(None).within(ASKED)
+
+
+def test_of_answers_that_hold_the_budget_that_is_taken_which_loses_least() -> None:
+    weights = {1.0: 0.3, 0.1: 0.2, 0.01: 0.1}
+    search = Scripted((9.0, 8.0, 9.5), (9.0, 8.0, 9.5), (13.0, 12.0, 14.0), None, weights=weights)
+    answer, built = search.within(ASKED)
+    assert answer.chosen["weight"] == "0.1", "the third broke the budget"
+    program: Any = built.program
+    assert program.data is search._data, "built again with the data on which answers were judged"
+    assert built.measured["latency"].value == 9.0
+
+
+def test_an_absolute_latency_is_held_to_the_time_that_the_artifact_took() -> None:
+    _, built = Scripted((9.0, 8.0, 9.5), None).within([Budget("latency", 30.0, False)])
+    assert built.measured["latency"].value == 20.0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fxpress.joint import Space
+from fxpress.joint import Space, prepared
 from fxpress.joint.space import LEAVES, group_unit, parts
-from fxpress_ir import verify
+from fxpress_ir import capture, verify
 from fxpress_ir.errors import FxpressError
+from fxpress_passes import Context
+from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.quantize.layer_choices import layers_of
 from joint_net import batches, context, original, space
+from torch import Tensor, nn
 
 
 def test_units_are_layers_groups_and_blocks() -> None:
@@ -59,6 +62,36 @@ def test_a_share_of_rank_is_that_share_of_the_parameters() -> None:
     assert own.rank((4, 4), 0.25) == 0 or own.rank((4, 4), 0.25) * 8 < 16
 
 
+class Refusing(nn.Module):
+    """A depthwise convolution, a layer too small for ranks, a group too small to be cut, and what is given out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.each = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16)
+        self.few, self.head = nn.Conv2d(16, 1, 1), nn.Linear(36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.few(self.each(self.wide(x)).relu()).relu().flatten(1))
+        return result
+
+
+def test_what_cannot_be_chosen_says_why() -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(2, 3, 10, 10),)
+    data = Calibration([inputs])
+    own = Space.of(prepared(capture(Refusing().eval(), inputs), data), Context(Evidence(data)), align=16)
+    found = {(refusal.family, refusal.name): refusal.reason for refusal in own.refusals}
+    assert found["ranks", "conv2d_1"].startswith("its convolution is depthwise")
+    assert found["ranks", "conv2d_2"] == "no rank makes it smaller"
+    assert found["channels", "head"] == "output 0 carries it"
+    assert found["channels", "wide"] == "its 16 atoms are no more than one block of align=16"
+    assert own.refusals == tuple(sorted(set(own.refusals)))
+    assert not own.ranked & {name for family, name in found if family == "ranks"}
+    assert not set(own.atoms) & {name for family, name in found if family == "channels"}
+    assert own.only(("bits", "ranks")).refusals == tuple(refusal for refusal in own.refusals if refusal.family == "ranks")
+    assert own.only(("bits",)).refusals == ()
+
+
 def test_parts_of_a_choice() -> None:
     assert parts("w4") == (1.0, "w4")
     assert parts("r0.25 w8") == (0.25, "w8")
@@ -71,7 +104,5 @@ def test_other_families_are_refused(families: tuple[str, ...]) -> None:
 
 
 def test_a_program_without_weights_is_refused() -> None:
-    from fxpress_ir import capture
-
     with pytest.raises(FxpressError, match="no layer with weights"):
         Space.of(capture(torch.nn.ReLU(), (torch.randn(1, 3),)), context())

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from command import fxpress, refused
+from fxpress.commands.within import show, show_json
 from fxpress.data import Data
 from fxpress.joint import JointPlan
-from fxpress.joint.attempts import How
+from fxpress.joint.built import How
 from fxpress.joint.goal import budgets
-from fxpress.joint.within import Within, compress_within, replay
+from fxpress.joint.refusals import Refusal
+from fxpress.joint.within import Within, compress_within, plan_file, replay
 from fxpress.model_source import Source
-from fxpress_ir.errors import FxpressError, InfeasibleError
+from fxpress_ir.errors import FxpressError, InfeasibleError, PassError
 from joint_net import batches, source
 
 HOW = How(rounds=0, steps=20)
@@ -59,10 +61,40 @@ def test_a_size_is_held_to_the_byte_and_the_artifact_runs(done: tuple[Within, Pa
 def test_its_plan_replays_without_the_search(done: tuple[Within, Path], tmp_path: Path) -> None:
     _, out = done
     plan = JointPlan.from_json((out / "onnx-int.plan.json").read_text())
-    again = replay(source(), plan, "onnx:int", tmp_path, how=HOW)
-    x = batches()[1][0].numpy()
-    assert np.array_equal(again.run(x)[0], fx.load(out / "onnx-int").run(x)[0])
-    assert json.loads((out / "onnx-int.plan.json").read_text())["program_hash"] == plan.program_hash
+    again = replay(source(), plan, "onnx:int", tmp_path)
+    assert (again.folder / "model.onnx").read_bytes() == (out / "onnx-int" / "model.onnx").read_bytes()
+    assert (plan.seed, len(plan.calibration)) == (HOW.seed, 64)
+
+
+def test_its_plan_holds_for_its_seed_and_data_alone(done: tuple[Within, Path], tmp_path: Path) -> None:
+    plan = done[0].plan
+    with pytest.raises(PassError, match="plan: was made with seed 0, not 3; leave the seed out, or search again"):
+        replay(source(), plan, "onnx:int", tmp_path / "out", seed=3)
+    for other in (batches()[:2], batches()[::-1]):
+        with pytest.raises(PassError, match=r"plan: was made on calibration data .*; give the same batches in the same order"):
+            replay(replace(source(), calibration=other), plan, "onnx:int", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_could_not_be_chosen_is_told(done: tuple[Within, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = done
+    assert found.refusals == (Refusal("channels", "output 0 carries it", "head"),)
+    show_json(found)
+    told = json.loads(capsys.readouterr().out)
+    assert told["refusals"] == [{"family": "channels", "reason": "output 0 carries it", "name": "head"}]
+    assert JointPlan.from_json(Path(told["plan_file"]).read_text()) == found.plan
+    show(found, [])
+    assert "\nno choice of channels: head: output 0 carries it\n" in capsys.readouterr().out
+
+
+def test_a_budget_that_is_missed_says_what_was_reached(done: tuple[Within, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    found, _ = done
+    missed = replace(found, found=replace(found.found, answer=replace(found.found.answer, budgets={"size": 10.0})), size_ratio=0.3581)
+    assert not missed.held
+    show(missed, [])
+    out = capsys.readouterr().out
+    assert "MISSED: size is above its budget as measured; size=0.359x is the nearest that was built" in out
+    assert out.rstrip().endswith(f"{plan_file(found.artifact.folder)}")
 
 
 def test_an_impossible_budget_says_the_nearest_and_leaves_nothing(tmp_path: Path) -> None:
@@ -115,8 +147,8 @@ def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monk
     assert b"<svg" in Path("out/onnx-int.pareto-size.svg").read_bytes()
     again = fxpress(*common, "--out", "again", "--plan", "out/onnx-int.plan.json")
     assert (again.returncode, "again/onnx-int" in again.stdout) == (0, True)
-    x = batches()[0][0][:1].numpy()
-    assert np.array_equal(fx.load("again/onnx-int").run(x)[0], fx.load("out/onnx-int").run(x)[0])
+    assert Path("again/onnx-int/model.onnx").read_bytes() == Path("out/onnx-int/model.onnx").read_bytes()
+    refused(fxpress(*common, "--out", "other", "--plan", "out/onnx-int.plan.json", "--seed", "1"), "was made with seed 0, not 1")
 
 
 @pytest.mark.parametrize(
