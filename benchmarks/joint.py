@@ -33,9 +33,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "channels": ("channels",),
     ALL: ("bits", "ranks", "channels"),
 }
-BUDGETS = ("latency=0.8", "latency=0.6", "latency=0.8,size=0.6")
-SIZES: Mapping[str, Mapping[str, int]] = {"digits-cnn": {"batch": 64}, "char-lm": {"batch": 4}}
-"""At which latency is measured: one image takes 0.1 ms, most of it launches."""
+BUDGETS = ("latency=0.7", "latency=0.6,size=0.6")
+SIZES: Mapping[str, Mapping[str, int]] = {"digits-cnn": {"batch": 256}, "char-lm": {"batch": 4}}
+"""At which latency is measured, on one thread: one image takes 0.1 ms, most of it launches."""
 
 
 def measured(name: str, target: str, seed: int, cache: Path, steps: int, limits: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def measured(name: str, target: str, seed: int, cache: Path, steps: int, limits:
     model = seeds.Model.of(name)
     data = Calibration(model.drawn(seed, BATCHES))
     source = Source(name, model.entry.model, model.entry.inputs, model.entry.dynamic_shapes, data, model.entry.evaluate, scores=True)
-    how = How(families=FAMILIES[ALL], rounds=1, steps=steps, seed=seed, cache=cache, repeats=30, sizes=SIZES.get(name, {}))
+    how = How(families=FAMILIES[ALL], rounds=1, steps=steps, seed=seed, cache=cache, repeats=60, threads=1, sizes=SIZES.get(name, {}))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         search = Search(source, model.program, data, target, how, True, Path(work))
@@ -107,7 +107,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 rows += measured(name, options.target, seed, Path(cache), options.steps, limits)
     words = "held-out loss, mean and range of seeds, and the latency measured over the 8-bit program's"
-    text = f"{table(rows)}\n\nOn {options.target}: {words}; {options.steps} steps of training where more than bits changed."
+    text = f"{table(rows)}\n\nOn {options.target}, one thread: {words}; {options.steps} steps of training where more than bits changed."
     print(text)
     if options.write:
         readme.write("joint", text)

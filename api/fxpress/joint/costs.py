@@ -37,7 +37,8 @@ class Costs:
     """Measured on programs that make one choice everywhere, so that each kernel runs among the others.
 
     Attributes:
-        size: of a layer at a choice, in bytes: its elements at the bytes that one element was measured to take at these bits.
+        size: of a layer at a choice, in bytes: its elements at the bytes that one element was measured to take at these bits,
+            and of a layer in two its part of what artifacts grow by beyond weights.
         seconds: of a layer at a choice.
         shares: of a group's choice, by layer, the share of its elements that stays.
         rate: of a layer, how much of its time goes with its elements when channels leave; 1 where all does.
@@ -64,6 +65,8 @@ class Costs:
         bytes_of = _bytes_an_element(space, {bits: taken[bits].size for bits in space.bits}, sum(elements.values()))
         choices = [(name, choice) for name in space.layers for choice in space.units[name]]
         size = {(name, choice): _elements(space, name, choice) * bytes_of[parts(choice)[1]] for name, choice in choices}
+        for (name, choice), code in _code(space, taken).items():
+            size[name, choice] += code
         groups = [(name, choice) for name in space.atoms for choice in space.units[group_unit(name)]]
         shares = {(group_unit(name), choice): _shares(space, name, choice) for name, choice in groups}
         overhead = {"size": taken[first].size - sum(size[name, first] for name in space.layers)}
@@ -116,6 +119,19 @@ def _bytes_an_element(space: Space, sizes: Mapping[str, int], elements: int) -> 
     eight = sizes[space.bits[0]]
     at_first = int(space.bits[0].removeprefix("w")) / 8
     return {bits: max(at_first - (eight - size) / elements, 0.0) for bits, size in sizes.items()}
+
+
+def _code(space: Space, taken: Mapping[str, Taken]) -> dict[tuple[str, str], float]:
+    """Of layers in two, the bytes that artifacts grow by beyond weights: kernels of other shapes, nodes, scales; each has its part."""
+    found, first = dict[tuple[str, str], float](), space.bits[0]
+    for name in sorted(space.ranked):
+        for choice in space.units[name]:
+            share, _ = parts(choice)
+            if share < 1:
+                label = f"r{share:g}"
+                weights = sum(_elements(space, each, f"{label} {first}") - space.layers[each].elements for each in space.ranked)
+                found[name, choice] = max(taken[label].size - taken[first].size - weights, 0.0) / len(space.ranked)
+    return found
 
 
 def _shares(space: Space, group: str, choice: str) -> dict[str, float]:

@@ -70,11 +70,15 @@ def test_bits_that_the_target_does_not_store_smaller_are_no_smaller() -> None:
     assert found.size["linear", "w3"] == found.size["linear", "w8"]
 
 
-def test_a_rank_takes_its_factors_bytes() -> None:
-    found = Costs.measured(space(), Target({"w3": HEADER + ELEMENTS // 2}))
-    rank = space().rank((16, 6), 0.5)
-    assert found.size["linear", "r0.5 w8"] == rank * (16 + 6) < 96
-    assert found.size["linear", "r0.5 w3"] == pytest.approx(rank * (16 + 6) / 2)
+@pytest.mark.parametrize("code", [0, 10])
+def test_a_rank_takes_its_factors_bytes_and_its_part_of_what_else_grows(code: int) -> None:
+    own = space()
+    factors = own.rank((16, 6), 0.5) * (16 + 6) + own.rank((4, 16), 0.5) * (4 + 16)
+    assert own.ranked == {"linear", "linear_1"}
+    found = Costs.measured(own, Target({"w3": HEADER + ELEMENTS // 2, "r0.5": HEADER + factors + code}))
+    rank = own.rank((16, 6), 0.5)
+    assert found.size["linear", "r0.5 w8"] == rank * (16 + 6) + code / 2
+    assert found.size["linear", "r0.5 w3"] == pytest.approx(rank * (16 + 6) / 2 + code / 2)
 
 
 def test_a_rank_takes_the_seconds_that_its_factors_were_measured_to_take() -> None:
