@@ -95,33 +95,39 @@ def variants(network: Network, recipe: Recipe) -> list[Variant]:
 def rows(name: str, network: Network, programs: Sequence[Variant], target: str, options: Options) -> list[tuple[str, ...]]:
     """One row a program: dense and half as the sum of their groups, the last as the model predicts it."""
     sizes, threads, repeats = _sizes(network), options.threads, options.repeats
-    wholes = list[list[float]]()
+    wholes, rounds = list[list[float]](), list[list[GroupCosts]]()
     with tempfile.TemporaryDirectory() as scratch:
-        measured = MeasuredCosts(target, sizes, threads=threads, cache=Path(scratch, "costs"), repeats=repeats)
         artifacts = [fx.lower(variant.program, target, out=Path(scratch, variant.name)) for variant in programs]
-        for _ in range(options.rounds):
-            for variant in programs[:-1]:
-                measured.measure(variant.program)
+        both = list(zip(programs, artifacts, strict=True))[:-1]
+        for number in range(options.rounds):
+            # each with a cache of its own, so that it stands beside the wholes of its minute
+            measured = MeasuredCosts(target, sizes, threads=threads, cache=Path(scratch, f"costs-{number}"), repeats=repeats)
+            for variant, artifact in both:
+                measured.measure(variant.program, artifact)
+            rounds.append([measured.of(variant.program) for variant, _ in both])
             table = fx.bench(artifacts, repeats=repeats, threads=threads, sizes=sizes, quick=options.quick)
             wholes.append([row.p50_ms for row in table.rows])
             say(table)
-        costs = [measured.of(variant.program) for variant in programs[:-1]]
-        model = LatencyModel.fit(costs)
-        costs.append(model.of(programs[-1].program))
+    model = LatencyModel.fit(costs for both in rounds for costs in both)
+    predicted = model.of(programs[-1].program)
     cells = []
-    for variant, found, whole in zip(programs, costs, zip(*wholes, strict=True), strict=True):
-        predicted = variant is programs[-1]
-        known = sum(signature in model.known for _, signature, _ in found.groups[:-1]) if predicted else len(found.groups) - 1
-        cells.append((name, f"`{target}`", *_cells(variant, found, known, whole, predicted)))
+    for place, (variant, whole) in enumerate(zip(programs, zip(*wholes, strict=True), strict=True)):
+        found = [predicted] * len(rounds) if variant is programs[-1] else [costs[place] for costs in rounds]
+        groups = found[0].groups[:-1]
+        known = sum(signature in model.known for _, signature, _ in groups) if variant is programs[-1] else len(groups)
+        cells.append((name, f"`{target}`", *_cells(variant, found, known, whole, variant is programs[-1])))
     return cells
 
 
-def _cells(variant: Variant, costs: GroupCosts, known: int, whole_ms: Sequence[float], predicted: bool) -> tuple[str, ...]:
-    runtime, total, measured = costs.groups[-1][2] * 1e3, costs.seconds * 1e3, median(whole_ms)
-    what = f"{variant.name}, predicted" if predicted else variant.name
+def _cells(variant: Variant, rounds: Sequence[GroupCosts], known: int, whole_ms: Sequence[float], predicted: bool) -> tuple[str, ...]:
+    """Medians of rounds; of errors, each of a sum beside the whole of its round."""
+    what, found = f"{variant.name}, predicted" if predicted else variant.name, rounds[0]
+    runtime, total = (median(each) * 1e3 for each in ([costs.groups[-1][2] for costs in rounds], [costs.seconds for costs in rounds]))
     times = (f"{time:.2f} ms" for time in (total - runtime, runtime, total))
-    wholes = f"{measured:.2f} ms ({min(whole_ms):.2f} to {max(whole_ms):.2f})"
-    return (what, f"{variant.macs:.1%}", str(len(costs.groups) - 1), str(known), *times, wholes, f"{total / measured - 1:+.1%}")
+    wholes = f"{median(whole_ms):.2f} ms ({min(whole_ms):.2f} to {max(whole_ms):.2f})"
+    errors = [costs.seconds * 1e3 / whole - 1 for costs, whole in zip(rounds, whole_ms, strict=True)]
+    error = f"{median(errors):+.1%} ({min(errors):+.0%} to {max(errors):+.0%})"
+    return (what, f"{variant.macs:.1%}", str(len(found.groups) - 1), str(known), *times, wholes, error)
 
 
 def _sizes(network: Network) -> dict[str, int]:
@@ -147,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for target in options.targets:
             found += rows(name, MODELS[name], programs, target, own)
             say(readme.markdown(HEAD, found))
-    how = f"medians of {options.rounds} rounds of {options.repeats} runs, and the least and most of the rounds"
+    how = f"medians of {options.rounds} rounds of {options.repeats} runs (least to most); errors are of a sum beside the whole of its round"
     text = f"{readme.markdown(HEAD, found)}\n\n{processor()}, {options.threads} threads, batch 1; {how}."
     print(text)
     if options.write:

@@ -67,7 +67,14 @@ class Recorded:
 
 
 def profile(
-    program: Program, target_name: str, *, sizes: Mapping[str, int], threads: int, repeats: int = 30, registry: Registry = BACKENDS
+    program: Program,
+    target_name: str,
+    *,
+    sizes: Mapping[str, int],
+    threads: int,
+    repeats: int = 30,
+    registry: Registry = BACKENDS,
+    artifact: Artifact | None = None,
 ) -> tuple[KernelTime, ...]:
     """Lower the program, run it in a process of its own, and time every kernel where it stands.
 
@@ -78,6 +85,7 @@ def profile(
         sizes: of dynamic dimensions; their minimum unless given.
         threads: of the runtime.
         repeats: runs that count.
+        artifact: the program's on this target, where it is lowered already.
 
     Raises:
         BackendError: the target is unknown, does not run here, cannot take the program, or its kernels cannot be told apart.
@@ -91,8 +99,8 @@ def profile(
     at = sizes_at(program, sizes, f"target {target_name!r}")
     groups = backend.groups(program, target, at)
     with tempfile.TemporaryDirectory(prefix="fxpress-profile-") as folder:
-        artifact = lower(program, target_name, Path(folder) / "model", registry=registry)
-        recorded = record(artifact, drawn(artifact.inputs, at, 0), threads=threads, repeats=repeats)
+        lowered = artifact or lower(program, target_name, Path(folder) / "model", registry=registry)
+        recorded = record(lowered, drawn(lowered.inputs, at, 0), threads=threads, repeats=repeats)
     weights = _macs(program, [nodes for nodes, _ in groups], at)
     names: list[list[str]] = [[] for _ in groups]
     seconds = [0.0] * len(groups)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fxpress_backends.artifact import Artifact
 from fxpress_backends.profile import RUNTIME, profile, signatures
 from fxpress_backends.registry import find
 from fxpress_backends.work import sizes_at
@@ -87,20 +88,24 @@ class MeasuredCosts:
             times = self._profiled(program, at)
         return self._costs(program, at, groups, times)
 
-    def measure(self, program: Program) -> GroupCosts:
+    def measure(self, program: Program, artifact: Artifact | None = None) -> GroupCosts:
         """As `of`, but the program is profiled in any case, and times are medians over this and what was known.
 
         Processes differ by some percent in all of their runs, so that several profiles tell more than a longer one.
+
+        Args:
+            artifact: the program's on this target, where it is lowered already.
         """
         at, groups = self._groups(program)
-        return self._costs(program, at, groups, self._profiled(program, at))
+        return self._costs(program, at, groups, self._profiled(program, at, artifact))
 
     def _groups(self, program: Program) -> tuple[dict[str, int], Groups]:
         at = sizes_at(program, self.sizes, f"target {self.target!r}")
         return at, signatures(program, self.target, at)
 
-    def _profiled(self, program: Program, at: Mapping[str, int]) -> Times:
-        return self._cache.add(profile(program, self.target, sizes=at, threads=self.threads, repeats=self._repeats))
+    def _profiled(self, program: Program, at: Mapping[str, int], artifact: Artifact | None = None) -> Times:
+        kernels = profile(program, self.target, sizes=at, threads=self.threads, repeats=self._repeats, artifact=artifact)
+        return self._cache.add(kernels)
 
     def _costs(self, program: Program, at: Mapping[str, int], groups: Groups, times: Times) -> GroupCosts:
         timed = [(nodes, signature, times.seconds(signature)) for nodes, signature in groups]

@@ -27,7 +27,9 @@ class Clock:
     def __init__(self) -> None:
         self.runs: list[str] = []
 
-    def __call__(self, program: Program, target: str, *, sizes: Mapping[str, int], threads: int, repeats: int) -> tuple[KernelTime, ...]:
+    def __call__(
+        self, program: Program, target: str, *, sizes: Mapping[str, int], threads: int, repeats: int, artifact: object = None
+    ) -> tuple[KernelTime, ...]:
         self.runs.append(program.hash)
         groups = signatures(program, target, sizes)
         times = [KernelTime("kernel", *group, number) for number, group in enumerate(groups, 1)]
