@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fxpress_backends.artifact import lower
 from fxpress_backends.contract import Call
 from fxpress_backends.onnx import ONNX
 from fxpress_backends.profile import RUNTIME, KernelTime, profile, settled, signatures
@@ -77,9 +79,10 @@ def float_net() -> Program:
 
 
 @pytest.mark.parametrize(("net", "target"), [(with_an_island, "tvm:native"), (alike, "onnx:qlinear")])
-def test_a_profile_has_the_groups_of_the_signatures_and_the_runtime(net: Any, target: str) -> None:
+def test_a_profile_has_the_groups_of_the_signatures_and_the_runtime(net: Any, target: str, tmp_path: Path) -> None:
     program = net()
-    found = profile(program, target, sizes=SIZES, threads=1, repeats=3)
+    artifact = lower(program, target, tmp_path / "model") if target == "onnx:qlinear" else None
+    found = profile(program, target, sizes=SIZES, threads=1, repeats=3, artifact=artifact)
     assert [(kernel.nodes, kernel.signature) for kernel in found[:-1]] == list(signatures(program, target, SIZES))
     assert found[-1] == KernelTime(RUNTIME, (), RUNTIME, found[-1].seconds)
     assert all(kernel.seconds >= 0 for kernel in found)

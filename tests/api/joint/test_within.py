@@ -19,7 +19,7 @@ from fxpress.joint.goal import budgets
 from fxpress.joint.refusals import Refusal
 from fxpress.joint.within import Within, compress_within, plan_file, replay
 from fxpress.model_source import Source
-from fxpress_ir.errors import FxpressError, InfeasibleError, PassError
+from fxpress_ir.errors import BackendError, FxpressError, InfeasibleError, PassError
 from joint_net import batches, source
 
 HOW = How(rounds=0, steps=20)
@@ -133,6 +133,12 @@ def test_what_cannot_be_held_is_refused_at_once(target: str, asked: str, floor: 
     assert not (tmp_path / "out").exists()
 
 
+def test_sizes_have_to_be_the_model_s(tmp_path: Path) -> None:
+    how = replace(BITS, sizes={"bach": 2})
+    with pytest.raises(BackendError, match="no dynamic dimension 'bach'; there is batch"):
+        compress_within(source(), budgets(["size=0.5x"]), None, "onnx:int", tmp_path / "out", how=how)
+
+
 def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small.py").write_text(SMALL)
     monkeypatch.chdir(tmp_path)
@@ -159,6 +165,8 @@ def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monk
         (["--plan", "nothing.json"], "plan 'nothing.json': cannot be read"),
         (["--plan", "nothing.json", "--budget", "size=0.5x"], "--plan beside --budget"),
         (["--floor", "accuracy=-1"], "accuracy cannot be measured"),
+        (["--budget", "latency=0.5x", "--sizes", "batch"], "--sizes 'batch' is no list of sizes"),
+        (["--pipeline", "remove-noops", "--sizes", "batch=2"], "--sizes without --budget"),
     ],
 )
 def test_usage_that_contradicts_itself_is_one_line(options: list[str], line: str) -> None:
