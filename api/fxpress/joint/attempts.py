@@ -119,6 +119,12 @@ class Search:
         """
         asked = {budget.resource: budget.within(self._whole(budget.resource)) for budget in budgets}
         found = [self._attempted(budgets, asked, weight) for weight in self._weights()]
+        for family in self._alone():
+            try:
+                answer, built = self.only((family,))._attempted(budgets, asked, 1.0)
+            except InfeasibleError:
+                continue
+            found.append((replace(answer, chosen={**self._space.nothing, **answer.chosen}), built))
         if len(found) > 1:
             found = sorted(found, key=lambda each: (max(1.0, _above(each[1], asked)), self._judge.loss(each[1].program)))
         answer, built = found[0]
@@ -158,6 +164,10 @@ class Search:
         return replace(
             self._built(answer.chosen, self._data, timed=False), measured=built.measured, ratio=built.ratio, seconds=built.seconds
         )
+
+    def _alone(self) -> tuple[str, ...]:
+        """Families whose own answers are candidates too, where training follows: of mixtures predictions are the least sure."""
+        return self._space.families if self._how.steps and len(self._weights()) > 1 else ()
 
     def _weights(self) -> tuple[float, ...]:
         """More than one where training follows and there is something to weigh against each other."""

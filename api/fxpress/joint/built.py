@@ -27,8 +27,8 @@ class How:
         families: what may be chosen.
         rounds: of improving the answer around itself, where bits alone change.
         weights: of what channels and blocks lose beside what ranks do: training gives back more of the former, by how much differs
-            among networks. Each weight has its own answer; of those that hold the budgets the one is taken that loses least on
-            calibration data which its training did not see.
+            among networks. Each weight has its own answer, and so has each family alone; of those that hold the budgets the one is
+            taken that loses least on calibration data which its training did not see.
         steps: of training on the float model's outputs, where more than bits changed; 0 for none.
         attempts: how often a budget that broke when measured is aimed at lower.
         repeats, threads: of latency measurements.
@@ -38,7 +38,7 @@ class How:
 
     families: tuple[str, ...] = FAMILIES
     rounds: int = 1
-    weights: tuple[float, ...] = (1.0, 0.1, 0.01)
+    weights: tuple[float, ...] = (1.0, 0.1)
     steps: int = 300
     attempts: int = 4
     repeats: int = 50

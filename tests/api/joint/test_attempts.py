@@ -28,6 +28,9 @@ class Scripted(Search):
     def _weights(self) -> tuple[float, ...]:
         return tuple(self._losses_of)
 
+    def _alone(self) -> tuple[str, ...]:
+        return ()
+
     def _solved(self, aims: Mapping[str, float], weight: float) -> Answer:
         self.aims.append(aims["latency"])
         if self._script[0] is None:
