@@ -38,7 +38,7 @@ class How:
 
     families: tuple[str, ...] = FAMILIES
     rounds: int = 1
-    weights: tuple[float, ...] = (1.0, 0.1)
+    weights: tuple[float, ...] = (1.0, 0.1, 0.01)
     steps: int = 300
     attempts: int = 4
     repeats: int = 50
