@@ -57,7 +57,15 @@ def measured(name: str, target: str, seed: int, cache: Path, steps: int, limits:
         for label, families in FAMILIES.items():
             for shares in limits:
                 asked = [Budget(resource, share * of_float[resource], True) for resource, share in shares.items()]
-                row: dict[str, Any] = {"model": name, "seed": seed, "families": label, "budget": shares, "float": original, "8 bits": eight}
+                row: dict[str, Any] = {
+                    "model": name,
+                    "seed": seed,
+                    "steps": steps,
+                    "families": label,
+                    "budget": shares,
+                    "float": original,
+                    "8 bits": eight,
+                }
                 try:
                     _, built = search.only(families).within(asked)
                 except InfeasibleError as error:
@@ -78,11 +86,11 @@ def table(rows: list[dict[str, Any]]) -> str:
             own = [row for row in rows if row["model"] == name and json.dumps(row["budget"]) == text]
             if own:
                 cells = [name, ", ".join(f"{key} {share:g}" for key, share in json.loads(text).items())]
-                cells.append(str(len({row["seed"] for row in own})))
+                cells += [str(len({row["seed"] for row in own})), ", ".join(map(str, sorted({row["steps"] for row in own})))]
                 cells += [_cell([row for row in own if row["families"] == label]) for label in FAMILIES]
                 cells += [f"{fmean(row[key] for row in own):.4f}" for key in ("8 bits", "float")]
                 lines.append(tuple(cells))
-    return readme.markdown(("model", "of the 8-bit program's", "seeds", *FAMILIES, "8 bits", "float"), lines)
+    return readme.markdown(("model", "of the 8-bit program's", "seeds", "steps", *FAMILIES, "8 bits", "float"), lines)
 
 
 def _cell(found: list[dict[str, Any]]) -> str:
@@ -115,7 +123,7 @@ def main() -> None:
             if path.exists():
                 rows += json.loads(path.read_text())
     words = "held-out loss, mean and range of seeds, and the latency measured over the 8-bit program's"
-    text = f"{table(rows)}\n\nOn {options.target}, one thread: {words}; {options.steps} steps of training where more than bits changed."
+    text = f"{table(rows)}\n\nOn {options.target}, one thread: {words}; steps of training where more than bits changed."
     print(text)
     if options.write:
         readme.write("joint", text)
