@@ -84,7 +84,7 @@ class Cache:
 
     def __init__(self, folder: Path, conditions: Mapping[str, Any]) -> None:
         self._conditions = json.loads(json.dumps(conditions))
-        text = json.dumps(self._conditions, sort_keys=True)
+        text = json.dumps([FORMAT, self._conditions], sort_keys=True)  # files of other formats are left alone
         card = str(self._conditions["card"]["name"]).replace(":", "-")
         self.path = folder / f"{card}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         self._read: tuple[tuple[int, int, int], Times] | None = None
