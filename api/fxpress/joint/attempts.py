@@ -40,6 +40,8 @@ FLOAT = "onnx:float"
 """The target on which the float model is timed: what users have before."""
 _SOLVINGS, _SECONDS = 4, 30.0
 """How often costs are written anew at the answer, in which they are exact, and how long one solving may take."""
+_SLACK = (1.0, 1.1, 1.25)
+"""By how much predicted times may be above what is built, tried in turn."""
 _MARGIN = 0.995
 """Of what a broken budget leaves to be aimed at, so that rounding does not break it again."""
 
@@ -135,7 +137,7 @@ class Search:
         aims, best = dict(asked), list[tuple[Answer, Built]]()
         for _ in range(self._how.attempts):
             try:
-                answer = self._solved(aims, weight)
+                answer = self._solved(aims, weight) if best else self._nearest(aims, weight)
             except InfeasibleError:
                 if not best:
                     raise
@@ -152,6 +154,19 @@ class Search:
                 # by how much prediction was short
                 aims[name] = min(aims[name], answer.costs[name]) * asked[name] / built.measured[name].value * _MARGIN
         return min(best, key=lambda each: _above(each[1], asked))
+
+    def _nearest(self, aims: Mapping[str, float], weight: float) -> Answer:
+        """Within the aims, or above that of latency by no more than predictions may be wrong: what is built will tell.
+
+        Raises:
+            InfeasibleError: not even so.
+        """
+        for slack in _SLACK if "latency" in aims else ():
+            try:
+                return self._solved({**aims, "latency": aims["latency"] * slack}, weight)
+            except InfeasibleError:
+                continue
+        return self._solved(aims, weight)
 
     def again(self, answer: Answer, steps: int) -> Built:
         """The same choices with longer training."""
