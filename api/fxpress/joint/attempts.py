@@ -55,6 +55,11 @@ def _above(built: Built, asked: Mapping[str, float]) -> float:
     return max(built.measured[name].low / limit for name, limit in asked.items())
 
 
+def _excess(built: Built, asked: Mapping[str, float]) -> float:
+    """As `_above`, but equal for all that hold the budgets."""
+    return max(1.0, _above(built, asked))
+
+
 class Search:
     """One model, one target: measures once what every attempt needs.
 
@@ -127,13 +132,17 @@ class Search:
             except InfeasibleError:
                 continue
             found.append((replace(answer, chosen={**self._space.nothing, **answer.chosen}), built))
-        if len(found) > 1:
-            found = sorted(found, key=lambda each: (max(1.0, _above(each[1], asked)), self._judge.loss(each[1].program)))
-        answer, built = found[0]
-        return answer, self._on_all_data(answer, built)
+        least = min(_excess(built, asked) for _, built in found)
+        near = {frozenset(each[0].chosen.items()): each for each in found if _excess(each[1], asked) == least}
+        answer, built = next(iter(near.values()))
+        if len(near) > 1:
+            answer, built = min(
+                near.values(), key=lambda each: self._judge.loss(self._trained(each[0], each[1], self._judge.training).program)
+            )
+        return answer, self._trained(answer, built, self._data)
 
     def _attempted(self, budgets: Sequence[Budget], asked: Mapping[str, float], weight: float) -> tuple[Answer, Built]:
-        """The first answer whose measured figures are within the budgets, or else that which is least above one."""
+        """The first answer whose measured figures are within the budgets, or else that which is least above one; not trained yet."""
         aims, best = dict(asked), list[tuple[Answer, Built]]()
         for _ in range(self._how.attempts):
             try:
@@ -144,7 +153,7 @@ class Search:
                 break
             chosen = frozenset(answer.chosen.items())
             if chosen not in self._candidates:
-                self._candidates[chosen] = self._built(answer.chosen, self._judge.training)
+                self._candidates[chosen] = self._built(answer.chosen, self._data, steps=0)
             built = self._candidates[chosen].judged(budgets)
             best.append((replace(answer, budgets=asked), built))
             over = [name for name, limit in asked.items() if built.measured[name].value > limit]
@@ -172,13 +181,12 @@ class Search:
         """The same choices with longer training."""
         return self._built(answer.chosen, self._data, steps)
 
-    def _on_all_data(self, answer: Answer, built: Built) -> Built:
-        """The same choices; the same kernels too, so that what was measured of them holds."""
-        if self._judge.training is self._data or not built.plan.steps:
+    def _trained(self, answer: Answer, built: Built, data: Calibration) -> Built:
+        """The same choices; the same kernels too, so that the time that was measured holds."""
+        if not self._how.steps or not built.plan.changes_structure:
             return built
-        return replace(
-            self._built(answer.chosen, self._data, timed=False), measured=built.measured, ratio=built.ratio, seconds=built.seconds
-        )
+        trained = self._built(answer.chosen, data, timed=False)
+        return replace(trained, measured={**built.measured, **trained.measured}, ratio=built.ratio, seconds=built.seconds)
 
     def _alone(self) -> tuple[str, ...]:
         """Families whose own answers are candidates too, where training follows: of mixtures predictions are the least sure."""

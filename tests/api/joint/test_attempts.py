@@ -39,7 +39,7 @@ class Scripted(Search):
 
     def _built(self, chosen: Mapping[str, str], training: Any, steps: int | None = None, timed: bool = True) -> Built:
         none: Any = None
-        plan: Any = SimpleNamespace(steps=self._how.steps)
+        plan: Any = SimpleNamespace(changes_structure=True)
         program: Any = SimpleNamespace(loss=self._losses_of[float(chosen["weight"])], data=training)
         if not timed:
             return Built(plan, program, (), none, {}, None)
