@@ -131,7 +131,7 @@ def _without_recipe(model: str, out: Path, asked: Asked, plan: Path | None, othe
         clash = "--plan"
     if clash is not None:
         beside = "--budget" if asked.budgets else "--floor" if asked.floors else "--plan"
-        raise PipelineError(f"{clash} beside {beside}", where="compress", way_on=f"{beside} has its own passes: leave one out")
+        raise PipelineError(f"{clash} beside {beside}", where="compress", way_on=f"{beside} chooses the passes: leave one out")
     with bars(as_json) as progress:
         if plan is not None:
             folder = replayed(model, out, asked, plan, progress)

@@ -38,7 +38,7 @@ class Asked:
         """
         if len(self.targets) != 1:
             what = f"{len(self.targets) or 'no'} targets"
-            raise PipelineError(what, where="compress", way_on="a budget is held on one: give --target once")
+            raise PipelineError(what, where="compress", way_on="what is measured is measured on one: give --target once")
         return self.targets[0]
 
 

@@ -13,7 +13,7 @@ from fxpress_backends.latency import Table
 from fxpress_backends.work import sizes_at
 from fxpress_ir import Program
 from fxpress_ir.errors import InfeasibleError
-from fxpress_passes import Context
+from fxpress_passes import Context, Recover
 from fxpress_passes.allocate import Answer, Front, Measured, Milp, Problem, front
 from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.evidence.losses import Distance, divergence
@@ -25,7 +25,7 @@ from ..costs import MeasuredCosts
 from ..model_source import Source
 from ..never_slower import sizes_of
 from .aside import Judge
-from .built import Built, How, finishing
+from .built import Built, How, finishing, training_loss
 from .costs import Costs
 from .goal import Budget
 from .losses import Losses
@@ -38,12 +38,17 @@ from .space import Space
 
 FLOAT = "onnx:float"
 """The target on which the float model is timed: what users have before."""
-_SOLVINGS, _SECONDS = 4, 30.0
-"""How often costs are written anew at the answer, in which they are exact, and how long one solving may take."""
+_SOLVINGS, _SECONDS, _GAP = 4, 30.0, 0.01
+"""How often costs are written anew at the answer, in which they are exact; how long one solving may take, and how far from the optimum it
+may end, which is less than what predictions are wrong."""
 _SLACK = (1.0, 1.1, 1.25)
 """By how much predicted times may be above what is built, tried in turn."""
 _MARGIN = 0.995
-"""Of what a broken budget leaves to be aimed at, so that rounding does not break it again."""
+"""Of what is aimed at next, so that rounding does not break a budget again."""
+_SHORT, _SHORTLY = 30, 5
+"""Steps of training before a single choice is measured, and how many answers' steps all of them may take together."""
+_USED = 0.95
+"""Of a budget: an answer that uses less is asked for again with more, since prediction was too careful."""
 
 
 def _relative_error(original: Tensor, other: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ class Search:
             self.float_seconds = row.p50_ms / 1e3
         self._distance: Distance = divergence if source.scores else _relative_error
         self._losses, self._judge = Losses(self._space, self._distance), Judge(self._original, data, self._distance)
-        singles = self._losses.singles()
+        singles = Losses(self._space, self._distance, trained=self._shortly).singles()
         measured = MeasuredCosts(target, self._sizes, threads=how.threads, cache=how.cache) if timed else None
         costs = Costs.measured(self._space, TargetMeasure(self._space, target, data, measured, self._bench))
         if timed:
@@ -142,27 +147,35 @@ class Search:
         return answer, self._trained(answer, built, self._data)
 
     def _attempted(self, budgets: Sequence[Budget], asked: Mapping[str, float], weight: float) -> tuple[Answer, Built]:
-        """The first answer whose measured figures are within the budgets, or else that which is least above one; not trained yet."""
-        aims, best = dict(asked), list[tuple[Answer, Built]]()
+        """Of answers whose measured figures are within the budgets that which is predicted to lose least; where there is none, that
+        which is least above one; not trained yet.
+
+        Aims are moved by what prediction was wrong until an answer uses what it may.
+        """
+        aims, found = dict(asked), list[tuple[Answer, Built]]()
         for _ in range(self._how.attempts):
             try:
-                answer = self._solved(aims, weight) if best else self._nearest(aims, weight)
+                answer = self._solved(aims, weight) if found else self._nearest(aims, weight)
             except InfeasibleError:
-                if not best:
+                if not found:
                     raise
+                break
+            if any(answer.chosen == before.chosen for before, _ in found):
                 break
             chosen = frozenset(answer.chosen.items())
             if chosen not in self._candidates:
                 self._candidates[chosen] = self._built(answer.chosen, self._data, steps=0)
             built = self._candidates[chosen].judged(budgets)
-            best.append((replace(answer, budgets=asked), built))
-            over = [name for name, limit in asked.items() if built.measured[name].value > limit]
-            if not over:
-                return best[-1]
-            for name in over:
-                # by how much prediction was short
-                aims[name] = min(aims[name], answer.costs[name]) * asked[name] / built.measured[name].value * _MARGIN
-        return min(best, key=lambda each: _above(each[1], asked))
+            found.append((replace(answer, budgets=asked), built))
+            used = {name: built.measured[name].value / limit for name, limit in asked.items()}
+            over = [name for name in asked if used[name] > 1]
+            if not over and max(used.values()) >= _USED:
+                break
+            for name in over or asked:
+                predicted = min(aims[name], answer.costs[name]) if over else answer.costs[name]
+                aims[name] = predicted / used[name] * _MARGIN
+        held = [each for each in found if all(each[1].measured[name].value <= limit for name, limit in asked.items())]
+        return min(held, key=lambda each: each[0].loss) if held else min(found, key=lambda each: _above(each[1], asked))
 
     def _nearest(self, aims: Mapping[str, float], weight: float) -> Answer:
         """Within the aims, or above that of latency by no more than predictions may be wrong: what is built will tell.
@@ -176,6 +189,14 @@ class Search:
             except InfeasibleError:
                 continue
         return self._solved(aims, weight)
+
+    def _shortly(self, cut: Program) -> Program:
+        """Trained by a share of the steps that all single choices have together."""
+        steps = min(_SHORT, _SHORTLY * self._how.steps // max(self._space.cuts, 1))
+        if not steps:
+            return cut
+        data = Context(Evidence(self._judge.training), self._how.seed)
+        return Recover(steps=steps, loss=training_loss(self._source), teacher=self._original).apply(cut, data)
 
     def again(self, answer: Answer, steps: int) -> Built:
         """The same choices with longer training."""
@@ -200,7 +221,7 @@ class Search:
     def fronts(self, answer: Answer) -> dict[str, Front]:
         """By resource with a budget, the others held; without improvement around answers, and exact in costs at this one."""
         problem = problem_of(self._space, self._singles, self._costs, answer.budgets, answer.chosen)
-        return {name: front(problem, name, points=12, solver=Milp(gap=1e-3, seconds=_SECONDS)) for name in answer.budgets}
+        return {name: front(problem, name, points=12, solver=Milp(gap=_GAP, seconds=_SECONDS)) for name in answer.budgets}
 
     def predicted(self, answer: Answer) -> Answer:
         """The same choices with the sum of single losses, as fronts have it."""
@@ -213,7 +234,7 @@ class Search:
         Raises:
             InfeasibleError: from either nothing holds them.
         """
-        solver, losses, size, refused = Milp(seconds=_SECONDS), self._weighed(weight), self._costs.size, list[InfeasibleError]()
+        solver, losses, size, refused = Milp(gap=_GAP, seconds=_SECONDS), self._weighed(weight), self._costs.size, list[InfeasibleError]()
         least = {name: min(choices, key=lambda one: size.get((name, one), 0.0)) for name, choices in self._space.units.items()}
         settled = list[tuple[Problem, Answer]]()
         for at in (self._space.nothing, least):

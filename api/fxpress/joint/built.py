@@ -26,11 +26,11 @@ class How:
     Attributes:
         families: what may be chosen.
         rounds: of improving the answer around itself, where bits alone change.
-        weights: of what channels and blocks lose beside what ranks do: training gives back more of the former, by how much differs
-            among networks. Each weight has its own answer, and so has each family alone; of those that hold the budgets the one is
-            taken that loses least on calibration data which its training did not see.
+        weights: of what channels and blocks lose beside what ranks do: long training gives back more of the former than the short one
+            after which single choices are measured. Each weight has its own answer, and so has each family alone; of those that hold
+            the budgets the one is taken that loses least on calibration data which its training did not see.
         steps: of training on the float model's outputs, where more than bits changed; 0 for none.
-        attempts: how often a budget that broke when measured is aimed at lower.
+        attempts: how often a budget that broke when measured is aimed at lower, or one that was not used up higher.
         repeats, threads: of latency measurements.
         sizes: of dynamic dimensions, at which latency is measured; those of one sample of the calibration data unless given.
         cache: the folder of measured costs; the user's own by default.
@@ -38,9 +38,9 @@ class How:
 
     families: tuple[str, ...] = FAMILIES
     rounds: int = 1
-    weights: tuple[float, ...] = (1.0, 0.1, 0.01)
+    weights: tuple[float, ...] = (1.0, 0.1)
     steps: int = 300
-    attempts: int = 4
+    attempts: int = 6
     repeats: int = 50
     threads: int = 2
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -48,10 +48,14 @@ class How:
     seed: int = 0
 
 
+def training_loss(source: Source) -> str:
+    """What `recover` brings near the float model's: scores, or outputs."""
+    return "kl" if source.scores else "mse"
+
+
 def finishing(plan: JointPlan, original: Program, source: Source) -> list[Pass]:
     """The passes from a program that a plan cut to integers: layers below 8 bits are reconstructed, by GPTQ, which needs no steps."""
-    loss = "kl" if source.scores else "mse"
-    training: list[Pass] = [Recover(steps=plan.steps, loss=loss, teacher=original)] if plan.steps else []
+    training: list[Pass] = [Recover(steps=plan.steps, loss=training_loss(source), teacher=original)] if plan.steps else []
     if all(precision_of(precision, "budget").weight == 8 for precision in plan.bits.values()):
         return [*training, QuantizeDyadic(bits=plan.entries)]
     return [*training, PlaceQuantizers(bits=plan.entries), Reconstruct(method="gptq"), ToInteger()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
+from math import prod
 from statistics import fmean
 
 from fxpress_ir import Program
@@ -44,6 +46,8 @@ class Costs:
         rate: of a layer, how much of its time goes with its elements when channels leave; 1 where all does.
         overhead: bytes and seconds that no choice changes.
         others: of a group's choice, and of a block that leaves, the seconds that others than layers take less.
+        beside: two groups' units and a layer of which they cut one dimension, as parts of a concatenation do: what they take from it
+            adds up, where two groups of two dimensions take shares of shares.
     """
 
     size: Mapping[tuple[str, str], float]
@@ -52,6 +56,7 @@ class Costs:
     rate: Mapping[str, float]
     overhead: Mapping[str, float]
     others: Mapping[tuple[str, str], float]
+    beside: frozenset[tuple[str, str, str]] = frozenset()
 
     @classmethod
     def measured(cls, space: Space, measure: Measure) -> Costs:
@@ -68,19 +73,22 @@ class Costs:
         for (name, choice), code in _code(space, taken).items():
             size[name, choice] += code
         groups = [(name, choice) for name in space.atoms for choice in space.units[group_unit(name)]]
-        shares = {(group_unit(name), choice): _shares(space, name, choice) for name, choice in groups}
+        shapes = {(group_unit(name), choice): _shapes(space, name, choice) for name, choice in groups}
+        shares = {key: {name: prod(shape) / elements[name] for name, shape in found.items()} for key, found in shapes.items()}
+        beside = frozenset(_beside(space, shapes))
         overhead = {"size": taken[first].size - sum(size[name, first] for name in space.layers)}
         whole = taken[first].seconds
         if whole is None:
-            return cls(size, None, shares, dict.fromkeys(space.layers, 1.0), overhead, {})
+            return cls(size, None, shares, dict.fromkeys(space.layers, 1.0), overhead, {}, beside)
         seconds = {(name, choice): _seconds(space, name, choice, taken) for name, choice in choices}
         overhead["latency"] = whole.get(OTHERS, 0.0)
+        cuts = {level: plans[level][1] for level in _levels(space)}
         levels = {level: taken[level].seconds or {} for level in _levels(space)}
         others = _others(space, whole, levels)
         if space.blocks:
             saved = max(whole[OTHERS] - (taken[LEAVES].seconds or {}).get(OTHERS, 0.0), 0.0) / len(space.blocks)
             others.update({(name, LEAVES): saved for name in space.blocks})
-        return cls(size, seconds, shares, _rates(space, whole, levels, shares), overhead, others)
+        return cls(size, seconds, shares, _rates(space, whole, levels, cuts), overhead, others, beside)
 
     def scaled(self, factor: float) -> Costs:
         """With all seconds times `factor`: of a run as a whole over the sum of its parts."""
@@ -134,14 +142,25 @@ def _code(space: Space, taken: Mapping[str, Taken]) -> dict[tuple[str, str], flo
     return found
 
 
-def _shares(space: Space, group: str, choice: str) -> dict[str, float]:
-    """By layers that a group's choice makes smaller."""
+def _shapes(space: Space, group: str, choice: str) -> dict[str, tuple[int, ...]]:
+    """By layers that a group's choice makes smaller, what is left of the weight."""
     if choice == WHOLE:
         return {}
     _, cut = space.built({group_unit(group): choice})
-    left = {layer.weight: cut.tensors[layer.weight].numel() for layer in layers_of(cut)}
-    found = {name: left[layer.weight] / layer.elements for name, layer in space.layers.items()}
-    return {name: share for name, share in found.items() if share < 1}
+    left = {layer.weight: tuple(cut.tensors[layer.weight].shape) for layer in layers_of(cut)}
+    found = {name: left[layer.weight] for name, layer in space.layers.items()}
+    return {name: shape for name, shape in found.items() if prod(shape) < space.layers[name].elements}
+
+
+def _beside(space: Space, shapes: Mapping[tuple[str, str], Mapping[str, tuple[int, ...]]]) -> Iterator[tuple[str, str, str]]:
+    cut = {unit: {name: _axes(space, name, shape) for name, shape in found.items()} for (unit, _), found in shapes.items() if found}
+    for first, second in permutations(cut, 2):
+        yield from ((first, second, name) for name in cut[first].keys() & cut[second].keys() if cut[first][name] & cut[second][name])
+
+
+def _axes(space: Space, name: str, shape: Sequence[int]) -> set[int]:
+    whole = space.program.tensors[space.layers[name].weight].shape
+    return {axis for axis, (before, after) in enumerate(zip(whole, shape, strict=True)) if after < before}
 
 
 def _seconds(space: Space, name: str, choice: str, taken: Mapping[str, Taken]) -> float:
@@ -159,22 +178,16 @@ def _seconds(space: Space, name: str, choice: str, taken: Mapping[str, Taken]) -
 
 
 def _rates(
-    space: Space,
-    whole: Mapping[str, float],
-    levels: Mapping[str, Mapping[str, float]],
-    shares: Mapping[tuple[str, str], Mapping[str, float]],
+    space: Space, whole: Mapping[str, float], levels: Mapping[str, Mapping[str, float]], cuts: Mapping[str, Program]
 ) -> dict[str, float]:
-    found = {}
-    for name in space.layers:
-        slopes = []
-        for level, seconds in levels.items():
-            left = 1.0
-            for group in space.atoms:
-                left *= shares.get((group_unit(group), level), {}).get(name, 1.0)
+    found = {name: list[float]() for name in space.layers}
+    for level, seconds in levels.items():
+        elements = {layer.weight: layer.elements for layer in layers_of(cuts[level])}
+        for name, layer in space.layers.items():
+            left = elements[layer.weight] / layer.elements
             if left < 1 and whole.get(name):
-                slopes.append((1 - seconds.get(name, 0.0) / whole[name]) / (1 - left))
-        found[name] = min(max(fmean(slopes), 0.0), 1.0) if slopes else 1.0
-    return found
+                found[name].append((1 - seconds.get(name, 0.0) / whole[name]) / (1 - left))
+    return {name: min(max(fmean(slopes), 0.0), 1.0) if slopes else 1.0 for name, slopes in found.items()}
 
 
 def _others(space: Space, whole: Mapping[str, float], levels: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from itertools import islice
 from math import isfinite
@@ -28,10 +28,14 @@ class Losses:
 
     Args:
         distance: of outputs; `divergence` of scores along the last axis, or the relative error.
+        trained: what single choices of ranks, channels and blocks are before they are measured: training gives back more of what
+            some of them lose than of others.
     """
 
-    def __init__(self, space: Space, distance: Distance = divergence, most: int = MOST) -> None:
-        self._space, self._distance, self._most = space, distance, most
+    def __init__(
+        self, space: Space, distance: Distance = divergence, most: int = MOST, trained: Callable[[Program], Program] = lambda cut: cut
+    ) -> None:
+        self._space, self._distance, self._most, self._trained = space, distance, most, trained
 
     @cached_property
     def _batches(self) -> list[tuple[Batch, list[Tensor]]]:
@@ -75,7 +79,7 @@ class Losses:
                 found[unit, choice] = known[unit, bits] + known[unit, share]
             else:
                 first = choice == space.units[unit][0]
-                found[unit, choice] = 0.0 if first else self.measured(space.built({unit: choice})[1], {})
+                found[unit, choice] = 0.0 if first else self._cut(unit, choice)
             if space.context.progress is not None:
                 space.context.progress("measuring losses", place + 1, len(asked))
         return found
@@ -86,7 +90,10 @@ class Losses:
     def _share(self, unit: str, share: float) -> float:
         if share == 1:
             return 0.0
-        return self.measured(self._space.built({unit: f"r{share:g} w8"})[1], {})
+        return self._cut(unit, f"r{share:g} w8")
+
+    def _cut(self, unit: str, choice: str) -> float:
+        return self.measured(self._trained(self._space.built({unit: choice})[1]), {})
 
 
 def _outputs(program: Program, weights: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:

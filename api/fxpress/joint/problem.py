@@ -18,8 +18,8 @@ def problem_of(space: Space, losses: Losses, costs: Costs, budgets: Mapping[str,
     """Sums of sizes and latencies as `costs` has them.
 
     A group's choice takes its share of each of its layers along; two groups of one layer, an input's and an output's, take shares of
-    shares: what both count twice is given back as the layer costs at its choice in `at`, where sums are those of the program. A block
-    takes its layers along, and their losses.
+    shares, unless `Costs.beside` has them: what both count twice is given back as the layer costs at its choice in `at`, where sums
+    are those of the program. A block takes its layers along, and their losses.
 
     Args:
         at: choices near the answer that is looked for; each unit's first by default, where too much is given back.
@@ -76,7 +76,8 @@ def _both(costs: Costs, spent: Spent) -> Iterator[Pair]:
     found = list(costs.shares.items())
     for place, ((group, level), shares) in enumerate(found):
         for (other, other_level), others in found[place + 1 :]:
-            common = {layer: (1 - share) * (1 - others[layer]) for layer, share in shares.items() if layer in others}
+            twice = [layer for layer in shares if layer in others and (group, other, layer) not in costs.beside]
+            common = {layer: (1 - shares[layer]) * (1 - others[layer]) for layer in twice}
             if other != group and common:
                 yield Pair((group, level), (other, other_level), costs=_back(common, costs, spent))
 

@@ -116,6 +116,11 @@ class Space:
         return {**layers, **groups, **dict.fromkeys(self.blocks, (STAYS, LEAVES))}
 
     @property
+    def cuts(self) -> int:
+        """How many single choices change the structure."""
+        return len(SHARES) * len(self.ranked) + sum(len(levels) for levels in self.atoms.values()) + len(self.blocks)
+
+    @property
     def nothing(self) -> dict[str, str]:
         """The first choice of each."""
         return {name: choices[0] for name, choices in self.units.items()}

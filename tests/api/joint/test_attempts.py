@@ -35,7 +35,8 @@ class Scripted(Search):
         self.aims.append(aims["latency"])
         if self._script[0] is None:
             raise InfeasibleError("latency at most so much cannot be held")
-        return Answer({"unit": str(len(self.aims)), "weight": str(weight)}, {}, 0.0, {"latency": aims["latency"]}, dict(aims), "milp")
+        chosen, latency = {"unit": str(len(self.aims)), "weight": str(weight)}, aims["latency"]
+        return Answer(chosen, {}, 1 / latency, {"latency": latency}, dict(aims), "milp")
 
     def _built(self, chosen: Mapping[str, str], training: Any, steps: int | None = None, timed: bool = True) -> Built:
         none: Any = None
@@ -57,11 +58,25 @@ class Scores:
         return float(program.loss)
 
 
-def test_what_is_within_the_budget_is_taken_at_once() -> None:
-    search = Scripted((9.0, 8.0, 11.0), (1.0, 1.0, 1.0))
+def test_what_uses_the_budget_is_taken_at_once() -> None:
+    search = Scripted((9.6, 8.0, 11.0), (1.0, 1.0, 1.0))
     answer, built = search.within(ASKED)
-    assert (answer.chosen["unit"], built.measured["latency"].value) == ("1", 9.0)
+    assert (answer.chosen["unit"], built.measured["latency"].value) == ("1", 9.6)
     assert answer.budgets == {"latency": 10.0}
+
+
+def test_what_leaves_more_than_prediction_said_is_asked_for_again() -> None:
+    search = Scripted((8.0, 7.5, 8.5), (9.8, 9.5, 10.2))
+    answer, _ = search.within(ASKED)
+    assert answer.chosen["unit"] == "2"
+    assert search.aims[1] == pytest.approx(12.5, rel=0.01)
+
+
+def test_what_was_asked_for_again_and_broke_the_budget_is_not_taken() -> None:
+    search = Scripted((8.0, 7.5, 8.5), (11.0, 10.5, 11.5), (9.0, 8.8, 9.2), None)
+    answer, _ = search.within(ASKED)
+    assert answer.chosen["unit"] == "3", "it is predicted to lose less than the first and holds"
+    assert search.aims[0] < search.aims[2] < search.aims[1]
 
 
 def test_a_broken_budget_is_aimed_at_lower_by_what_prediction_was_short() -> None:
@@ -89,12 +104,12 @@ def test_without_any_answer_the_line_says_so() -> None:
 
 def test_of_answers_that_hold_the_budget_that_is_taken_which_loses_least() -> None:
     weights = {1.0: 0.3, 0.1: 0.2, 0.01: 0.1}
-    search = Scripted((9.0, 8.0, 9.5), (9.0, 8.0, 9.5), (13.0, 12.0, 14.0), None, weights=weights)
+    search = Scripted((9.6, 8.0, 9.9), (9.6, 8.0, 9.9), (13.0, 12.0, 14.0), None, weights=weights)
     answer, built = search.within(ASKED)
     assert answer.chosen["weight"] == "0.1", "the third broke the budget"
     program: Any = built.program
     assert program.data is search._data, "built again with the data on which answers were judged"
-    assert built.measured["latency"].value == 9.0
+    assert built.measured["latency"].value == 9.6
 
 
 def test_an_absolute_latency_is_held_to_the_time_that_the_artifact_took() -> None:

@@ -10,10 +10,11 @@ from fxpress.joint.costs import Costs
 from fxpress.joint.losses import Losses
 from fxpress.joint.problem import problem_of
 from fxpress.joint.search import improved
-from fxpress.joint.space import LEAVES, STAYS
+from fxpress.joint.space import LEAVES, STAYS, group_unit
 from fxpress_ir.errors import InfeasibleError
 from fxpress_passes.allocate import Milp, Problem
 from joint_net import counted, space, taken
+from two_layers import beside
 
 
 @cache
@@ -65,6 +66,16 @@ def test_a_block_that_leaves_takes_its_layers_along() -> None:
     found = free().costs({**space().nothing, block: LEAVES})
     assert found["size"] == pytest.approx(size)
     assert found["latency"] == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("left", "right"), [(0.5, 0.5), (0.25, 0.25), (0.75, 0.25)])
+def test_what_two_parts_of_a_concatenation_take_adds_up(left: float, right: float) -> None:
+    own = beside()
+    costs = Costs.measured(own, counted(own))  # type: ignore[arg-type]
+    chosen = {**own.nothing, group_unit("left"): f"keep {left}", group_unit("right"): f"keep {right}"}
+    plan, cut = own.built(chosen)
+    found = problem_of(own, dict.fromkeys(((unit, choice) for unit in own.units for choice in own.units[unit]), 0.0), costs, {}, chosen)
+    assert found.costs(chosen)["size"] == pytest.approx(taken(own, cut, dict(plan.bits)).size)
 
 
 def test_no_choice_that_another_beats_is_left() -> None:

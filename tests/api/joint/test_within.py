@@ -161,7 +161,7 @@ def test_the_command_line_holds_a_size_and_replays_its_plan(tmp_path: Path, monk
     ("options", "line"),
     [
         (["--budget", "size=0.5x", "--recipe", "r.yaml"], "--recipe beside --budget"),
-        (["--budget", "size=0.5x", "--target", "onnx:int"], "2 targets; a budget is held on one"),
+        (["--budget", "size=0.5x", "--target", "onnx:int"], "2 targets; what is measured is measured on one"),
         (["--plan", "nothing.json"], "plan 'nothing.json': cannot be read"),
         (["--plan", "nothing.json", "--budget", "size=0.5x"], "--plan beside --budget"),
         (["--floor", "accuracy=-1"], "accuracy cannot be measured"),

@@ -17,7 +17,7 @@ from fxpress_passes import AllocateBits, Context
 from fxpress_passes.evidence import Calibration, Evidence, States, merge_calibration
 from fxpress_passes.evidence.gradients import Gradients, samples
 from fxpress_passes.evidence.hessian_trace import HessianTraces
-from fxpress_passes.evidence.sensitivity import MEASURES, Asked, Perturbation
+from fxpress_passes.evidence.sensitivity import MEASURES, Asked, Perturbation, superposed
 from fxpress_passes.evidence.sensitivity.measured import distance
 from torch import Tensor, nn
 
@@ -112,6 +112,28 @@ def test_an_interrupted_question_goes_on_and_a_second_one_measures_nothing(
     same = _kept(program, _Data(0, 1, 2), None)
     assert MEASURES[measure](same) == MEASURES[measure](same) == undisturbed
     assert len(runs) == before + whole
+
+
+def test_products_of_moves_are_kept_and_gone_on_with(program: Program, tmp_path: Path, runs: list[str]) -> None:
+    undisturbed, steps, a_batch = superposed(_kept(program, _Data(0, 1, 2), None)), 0, len(_choices(program))
+    assert len(runs) == 3 * a_batch
+    broken = _kept(program, _Data(0, 1, 2), tmp_path)
+
+    def cut(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == (1 + a_batch) * (2 + a_batch) // 2 + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        superposed(replace(broken, context=replace(broken.context, progress=cut)))
+    before = len(runs)
+    assert torch.equal(superposed(_kept(program, _Data(0, 1, 2), tmp_path)), undisturbed)
+    assert len(runs) == before + 2 * a_batch
+    assert torch.equal(superposed(_kept(program, _Data(0, 1, 2), tmp_path)), undisturbed)
+    assert len(runs) == before + 2 * a_batch
+    around = replace(_kept(program, _Data(0, 1, 2), tmp_path), base={_weights(program)[0]: torch.zeros(16, 8)})
+    assert not torch.equal(superposed(around), undisturbed)
 
 
 def test_a_larger_question_tries_only_the_choices_that_are_new(program: Program, tmp_path: Path, runs: list[str]) -> None:

@@ -7,11 +7,17 @@ interactions of all pairs, which `interactions` measures one by one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import combinations_with_replacement
+
 import torch
 from torch import Tensor
 
-from ..losses import COORDINATES, DISTANCES
+from ..calibration import Batch
+from ..losses import COORDINATES
+from ..tally import Tally
 from .asked import Asked
+from .kept import choice_keys, means, weights_key
 from .recorded import Recorded
 
 _MOST = 1 << 25
@@ -21,25 +27,44 @@ _MOST = 1 << 25
 def superposed(asked: Asked) -> Tensor:
     """Inner products of moves, float64 [1 + n, 1 + n] for n choices: the distance of several from the original is the half of the sum
     of their rows and columns and those of place 0, which is the move that `base` makes; the mean of rows of the outputs.
+
+    Raises:
+        CalibrationError: as `kept.means` raises it.
     """
-    name = asked.loss if asked.loss in DISTANCES else "divergence"
-    coordinates, count = COORDINATES[name], len(asked.perturbations)
-    generator = torch.Generator().manual_seed(asked.context.seed)
-    products = torch.zeros(1 + count, 1 + count, dtype=torch.float64)
-    for position, batch in enumerate(asked.batches):
-        original = _rows(Recorded(asked.program, batch, {}).original)
-        recorded = Recorded(asked.program, batch, asked.base)
-        most = max(1, _MOST // ((1 + count) * original.shape[1]))
-        drawn = torch.randperm(len(original), generator=generator)[:most]
-        kept, start = original[drawn], _rows(recorded.original)[drawn]
-        moves = torch.empty(1 + count, kept.numel())
-        moves[0] = coordinates(kept, start - kept).flatten()
-        for place, one in enumerate(asked.perturbations):
-            moved = _rows(recorded.changed(one.weights(), one.inputs))[drawn]
-            moves[1 + place] = coordinates(kept, moved - start).flatten()
-            asked.tell(position * count + place + 1, len(asked.batches) * count)
-        products += (moves @ moves.T).double() / (len(kept) * len(asked.batches))
+    names = choice_keys(asked)
+    keys = ["base", *(names[one.name] for one in asked.perturbations)]
+    places = list(combinations_with_replacement(range(len(keys)), 2))
+    pairs = {place: f"{keys[place[0]]} {keys[place[1]]}" for place in places}
+
+    def costs(wanted: list[str], batch: Batch, found: Mapping[str, Tally]) -> Iterator[tuple[str, Tally]]:
+        known = found.get(wanted[0])
+        products, missing = _products(asked, batch, 0 if known is None else known.count), set(wanted)
+        for place, key in pairs.items():
+            if key in missing:
+                missing.remove(key)
+                yield key, Tally(1, float(products[place]))
+
+    what = f"products of {asked.distance_name} moves around {weights_key(asked.base)}, {_MOST} numbers, seed {asked.context.seed}"
+    found = means(asked, what, pairs.values(), costs)
+    products = torch.empty(len(keys), len(keys), dtype=torch.float64)
+    for (row, column), key in pairs.items():
+        products[row, column] = products[column, row] = found[key]
     return products
+
+
+def _products(asked: Asked, batch: Batch, position: int) -> Tensor:
+    """Of one batch; which of its rows are drawn depends on its position."""
+    coordinates, count = COORDINATES[asked.distance_name], len(asked.perturbations)
+    recorded = Recorded(asked.program, batch, asked.base)
+    original = _rows(Recorded(asked.program, batch, {}).original)
+    most = max(1, _MOST // ((1 + count) * original.shape[1]))
+    drawn = torch.randperm(len(original), generator=torch.Generator().manual_seed(asked.context.seed + position))[:most]
+    kept, start = original[drawn], _rows(recorded.original)[drawn]
+    moves = torch.empty(1 + count, kept.numel())
+    moves[0] = coordinates(kept, start - kept).flatten()
+    for place, one in enumerate(asked.perturbations, start=1):
+        moves[place] = coordinates(kept, _rows(recorded.changed(one.weights(), one.inputs))[drawn] - start).flatten()
+    return (moves @ moves.T).double() / len(kept)
 
 
 def _rows(scores: Tensor) -> Tensor:
