@@ -14,7 +14,7 @@ from fxpress_backends.work import sizes_at
 from fxpress_ir import Program
 from fxpress_ir.errors import InfeasibleError
 from fxpress_passes import Context, Recover
-from fxpress_passes.allocate import Answer, Front, Measured, Milp, Problem, front
+from fxpress_passes.allocate import Answer, Front, Measured
 from fxpress_passes.evidence import Calibration, Evidence
 from fxpress_passes.evidence.losses import Distance, divergence
 from fxpress_passes.pipeline import Pipeline
@@ -26,6 +26,7 @@ from ..model_source import Source
 from ..never_slower import sizes_of
 from .aside import Judge
 from .built import Built, How, finishing, training_loss
+from .chooser import Chooser
 from .costs import Costs
 from .goal import Budget
 from .losses import Losses
@@ -33,16 +34,11 @@ from .measure import TargetMeasure
 from .prepare import prepared
 from .problem import problem_of
 from .refusals import Refusal
-from .search import Progress, improved
+from .search import Progress
 from .space import Space
 
 FLOAT = "onnx:float"
 """The target on which the float model is timed: what users have before."""
-_SOLVINGS, _SECONDS, _GAP = 4, 30.0, 0.01
-"""How often costs are written anew at the answer, in which they are exact; how long one solving may take, and how far from the optimum it
-may end, which is less than what predictions are wrong."""
-_SLACK = (1.0, 1.1, 1.25)
-"""By how much predicted times may be above what is built, tried in turn."""
 _MARGIN = 0.995
 """Of what is aimed at next, so that rounding does not break a budget again."""
 _SHORT, _SHORTLY = 30, 5
@@ -99,7 +95,7 @@ class Search:
             (row,) = self._bench([self._float]).rows
             self.float_seconds = row.p50_ms / 1e3
         self._distance: Distance = divergence if source.scores else _relative_error
-        self._losses, self._judge = Losses(self._space, self._distance), Judge(self._original, data, self._distance)
+        self._judge = Judge(self._original, data, self._distance)
         singles = Losses(self._space, self._distance, trained=self._shortly).singles()
         measured = MeasuredCosts(target, self._sizes, threads=how.threads, cache=how.cache) if timed else None
         costs = Costs.measured(self._space, TargetMeasure(self._space, target, data, measured, self._bench))
@@ -107,8 +103,10 @@ class Search:
             self.whole = self._built(self._space.nothing, data)
             seconds = self.whole.measured["latency"].value
             costs = costs.scaled(seconds / problem_of(self._space, singles, costs, {}).costs(self._space.nothing)["latency"])
-        self._singles, self._costs = singles, costs
+        self._chooser = Chooser(self._space, singles, costs, self._distance, how, progress)
         self._candidates = dict[frozenset[tuple[str, str]], Built]()
+        # shared with `only`, so that a family alone is measured once
+        self._attempts = dict[tuple[tuple[str, ...], tuple[tuple[str, float], ...], float], tuple[Answer, Built]]()
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -119,7 +117,7 @@ class Search:
         """The same measurements with fewer families to choose from."""
         other = copy(self)
         other._space = self._space.only(families)
-        other._losses = Losses(other._space, self._distance)
+        other._chooser = self._chooser.only(families)
         other._work, other._candidates = self._work / "-".join(families), {}
         return other
 
@@ -152,10 +150,16 @@ class Search:
 
         Aims are moved by what prediction was wrong until an answer uses what it may.
         """
+        key = (self._space.families, tuple(asked.items()), weight)
+        if key not in self._attempts:
+            self._attempts[key] = self._best(budgets, asked, weight)
+        return self._attempts[key]
+
+    def _best(self, budgets: Sequence[Budget], asked: Mapping[str, float], weight: float) -> tuple[Answer, Built]:
         aims, found = dict(asked), list[tuple[Answer, Built]]()
         for _ in range(self._how.attempts):
             try:
-                answer = self._solved(aims, weight) if found else self._nearest(aims, weight)
+                answer = self._chooser.answer(aims, weight) if found else self._chooser.nearest(aims, weight)
             except InfeasibleError:
                 if not found:
                     raise
@@ -177,19 +181,6 @@ class Search:
         held = [each for each in found if all(each[1].measured[name].value <= limit for name, limit in asked.items())]
         return min(held, key=lambda each: each[0].loss) if held else min(found, key=lambda each: _above(each[1], asked))
 
-    def _nearest(self, aims: Mapping[str, float], weight: float) -> Answer:
-        """Within the aims, or above that of latency by no more than predictions may be wrong: what is built will tell.
-
-        Raises:
-            InfeasibleError: not even so.
-        """
-        for slack in _SLACK if "latency" in aims else ():
-            try:
-                return self._solved({**aims, "latency": aims["latency"] * slack}, weight)
-            except InfeasibleError:
-                continue
-        return self._solved(aims, weight)
-
     def _shortly(self, cut: Program) -> Program:
         """Trained by a share of the steps that all single choices have together."""
         steps = min(_SHORT, _SHORTLY * self._how.steps // max(self._space.cuts, 1))
@@ -197,6 +188,14 @@ class Search:
             return cut
         data = Context(Evidence(self._judge.training), self._how.seed)
         return Recover(steps=steps, loss=training_loss(self._source), teacher=self._original).apply(cut, data)
+
+    def fronts(self, answer: Answer) -> dict[str, Front]:
+        """`Chooser.fronts` of an answer."""
+        return self._chooser.fronts(answer)
+
+    def predicted(self, answer: Answer) -> Answer:
+        """`Chooser.predicted` of an answer."""
+        return self._chooser.predicted(answer)
 
     def again(self, answer: Answer, steps: int) -> Built:
         """The same choices with longer training."""
@@ -217,56 +216,6 @@ class Search:
         """More than one where training follows and there is something to weigh against each other."""
         other = self._space.atoms or self._space.blocks
         return self._how.weights if self._how.steps and self._space.ranked and other else (1.0,)
-
-    def fronts(self, answer: Answer) -> dict[str, Front]:
-        """By resource with a budget, the others held; without improvement around answers, and exact in costs at this one."""
-        problem = problem_of(self._space, self._singles, self._costs, answer.budgets, answer.chosen)
-        return {name: front(problem, name, points=12, solver=Milp(gap=_GAP, seconds=_SECONDS)) for name in answer.budgets}
-
-    def predicted(self, answer: Answer) -> Answer:
-        """The same choices with the sum of single losses, as fronts have it."""
-        problem = problem_of(self._space, self._singles, self._costs, answer.budgets, answer.chosen)
-        return Answer.of(problem, answer.chosen, answer.solver)
-
-    def _solved(self, aims: Mapping[str, float], weight: float) -> Answer:
-        """From nothing chosen, or else from the least size: the first answer that holds the aims by what it costs itself.
-
-        Raises:
-            InfeasibleError: from either nothing holds them.
-        """
-        solver, losses, size, refused = Milp(gap=_GAP, seconds=_SECONDS), self._weighed(weight), self._costs.size, list[InfeasibleError]()
-        least = {name: min(choices, key=lambda one: size.get((name, one), 0.0)) for name, choices in self._space.units.items()}
-        settled = list[tuple[Problem, Answer]]()
-        for at in (self._space.nothing, least):
-            try:
-                settled.append(self._settled(solver, losses, aims, at))
-            except InfeasibleError as error:
-                refused.append(error)
-                continue
-            if settled[-1][0].holds(settled[-1][1].costs):
-                break
-        if refused and not any(problem.holds(answer.costs) for problem, answer in settled):
-            raise refused[0]
-        problem, answer = min(settled, key=lambda each: max(each[1].costs[name] / limit for name, limit in aims.items()))
-        if self._how.steps and self._space.built(answer.chosen)[0].changes_structure:
-            # what training gives back is not in any loss that is measured before it
-            return answer
-        return improved(problem, answer, solver, self._losses.of, self._how.rounds, self._progress)
-
-    def _settled(
-        self, solver: Milp, losses: Mapping[tuple[str, str], float], aims: Mapping[str, float], at: Mapping[str, str]
-    ) -> tuple[Problem, Answer]:
-        """Solved again at each answer until it stays; the problem's costs are exact at the answer."""
-        for _ in range(_SOLVINGS + 1):
-            answer = solver.solve(problem_of(self._space, losses, self._costs, aims, at))
-            if answer.chosen == at:
-                break
-            at = answer.chosen
-        own = problem_of(self._space, losses, self._costs, aims, answer.chosen)
-        return own, Answer.of(own, answer.chosen, answer.solver, seconds=answer.seconds)
-
-    def _weighed(self, weight: float) -> dict[tuple[str, str], float]:
-        return {(unit, choice): loss * (1.0 if unit in self._space.layers else weight) for (unit, choice), loss in self._singles.items()}
 
     def _built(self, chosen: Mapping[str, str], training: Calibration, steps: int | None = None, timed: bool = True) -> Built:
         plan, cut = self._space.built(chosen)

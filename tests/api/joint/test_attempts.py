@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from fxpress.joint.attempts import Search
 from fxpress.joint.built import Built, How
+from fxpress.joint.chooser import Chooser
 from fxpress.joint.goal import Budget
 from fxpress_ir.errors import InfeasibleError
 from fxpress_passes.allocate import Answer, Measured
@@ -16,27 +17,48 @@ from fxpress_passes.allocate import Answer, Measured
 ASKED = [Budget("latency", 10.0, True)]
 
 
+class Exact(Chooser):
+    """Predicts what it is asked for, and notes it in `aims`; after the script's end nothing."""
+
+    script: list[tuple[float, float, float] | None]
+    aims: list[float]
+
+    @classmethod
+    def of(cls, script: list[tuple[float, float, float] | None]) -> Exact:
+        none: Any = None
+        found = cls(none, {}, none, none, none)
+        object.__setattr__(found, "script", script)
+        object.__setattr__(found, "aims", [])
+        return found
+
+    def answer(self, aims: Mapping[str, float], weight: float) -> Answer:
+        self.aims.append(aims["latency"])
+        if self.script[0] is None:
+            raise InfeasibleError("latency at most so much cannot be held")
+        chosen, latency = {"unit": str(len(self.aims)), "weight": str(weight)}, aims["latency"]
+        return Answer(chosen, {}, 1 / latency, {"latency": latency}, dict(aims), "milp")
+
+
 class Scripted(Search):
-    """Predicts what it is asked for, and measures what the script says: a figure and the ends of its interval, for answers in order."""
+    """Measures what the script says: a figure and the ends of its interval, for answers in order."""
 
     def __init__(self, *script: tuple[float, float, float] | None, weights: Mapping[float, float] | None = None) -> None:
-        self._how, self._script, self.aims = How(attempts=4), list(script), list[float]()
-        self.float_size, self.float_seconds, self._candidates = 1, 1.0, {}
+        self._how, self._script = How(attempts=4), list(script)
+        self._chooser = Exact.of(self._script)
+        self.float_size, self.float_seconds, self._candidates, self._attempts = 1, 1.0, {}, {}
+        self._space = cast(Any, SimpleNamespace(families=("bits",)))
         self._losses_of, none = weights or {1.0: 0.0}, cast(Any, None)
         self._judge, self._data = cast(Any, Scores()), none
+
+    @property
+    def aims(self) -> list[float]:
+        return cast(Exact, self._chooser).aims
 
     def _weights(self) -> tuple[float, ...]:
         return tuple(self._losses_of)
 
     def _alone(self) -> tuple[str, ...]:
         return ()
-
-    def _solved(self, aims: Mapping[str, float], weight: float) -> Answer:
-        self.aims.append(aims["latency"])
-        if self._script[0] is None:
-            raise InfeasibleError("latency at most so much cannot be held")
-        chosen, latency = {"unit": str(len(self.aims)), "weight": str(weight)}, aims["latency"]
-        return Answer(chosen, {}, 1 / latency, {"latency": latency}, dict(aims), "milp")
 
     def _built(self, chosen: Mapping[str, str], training: Any, steps: int | None = None, timed: bool = True) -> Built:
         none: Any = None
