@@ -116,7 +116,12 @@ class Program:
         Raises:
             ProgramError: `sizes` names a dimension that the program does not have.
         """
-        return cost(self.graph, self.tensors, {symbol: sizes.get(name, 1) for symbol, name in self._named(sizes).items()})
+        asked = {symbol: sizes.get(name, 1) for symbol, name in self._named(sizes).items()}
+        key = f"cost {sorted(asked.items())}"
+        if key not in self._cache:
+            self._cache[key] = cost(self.graph, self.tensors, asked)
+        result: Cost = self._cache[key]
+        return result
 
     def symbols(self) -> dict[str, str]:
         """The dimension's name behind each symbol of the fake values."""

@@ -28,6 +28,7 @@ from .aside import Judge
 from .built import Built, How, finishing, training_loss
 from .chooser import Chooser
 from .costs import Costs
+from .ends import Ends
 from .goal import Budget
 from .losses import Losses
 from .measure import TargetMeasure
@@ -51,14 +52,9 @@ def _relative_error(original: Tensor, other: Tensor) -> Tensor:
     return relative_error(other, original)
 
 
-def _above(built: Built, asked: Mapping[str, float]) -> float:
-    """By how much the least of what was measured is above a budget, the worst of them."""
-    return max(built.measured[name].low / limit for name, limit in asked.items())
-
-
 def _excess(built: Built, asked: Mapping[str, float]) -> float:
-    """As `_above`, but equal for all that hold the budgets."""
-    return max(1.0, _above(built, asked))
+    """By how much what was measured is above a budget, the worst of them; 1 for all that hold the budgets."""
+    return max(1.0, *(built.measured[name].value / limit for name, limit in asked.items()))
 
 
 class Search:
@@ -157,14 +153,13 @@ class Search:
 
     def _best(self, budgets: Sequence[Budget], asked: Mapping[str, float], weight: float) -> tuple[Answer, Built]:
         aims, found = dict(asked), list[tuple[Answer, Built]]()
+        ends = {name: Ends() for name in asked}
         for _ in range(self._how.attempts):
             try:
                 answer = self._chooser.answer(aims, weight) if found else self._chooser.nearest(aims, weight)
             except InfeasibleError:
                 if not found:
                     raise
-                break
-            if any(answer.chosen == before.chosen for before, _ in found):
                 break
             chosen = frozenset(answer.chosen.items())
             if chosen not in self._candidates:
@@ -176,10 +171,10 @@ class Search:
             if not over and max(used.values()) >= _USED:
                 break
             for name in over or asked:
-                predicted = min(aims[name], answer.costs[name]) if over else answer.costs[name]
-                aims[name] = predicted / used[name] * _MARGIN
-        held = [each for each in found if all(each[1].measured[name].value <= limit for name, limit in asked.items())]
-        return min(held, key=lambda each: each[0].loss) if held else min(found, key=lambda each: _above(each[1], asked))
+                ends[name] = ends[name].narrowed(aims[name], name in over)
+                aims[name] = ends[name].next(min(aims[name], answer.costs[name]) / used[name] * _MARGIN)
+        held = [each for each in found if _excess(each[1], asked) == 1]
+        return min(held, key=lambda each: each[0].loss) if held else min(found, key=lambda each: _excess(each[1], asked))
 
     def _shortly(self, cut: Program) -> Program:
         """Trained by a share of the steps that all single choices have together."""

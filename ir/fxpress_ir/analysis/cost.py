@@ -48,12 +48,13 @@ def cost(graph: fx.Graph, tensors: Mapping[str, Tensor], symbols: Mapping[str, i
             return 0
         return prod(_shape(node, symbols)) * value.element_size()
 
+    sizes = {node: size(node) for node in graph.nodes}
     return Cost(
         macs=sum(macs(node, symbols) for node in graph.nodes),
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
-        activation_bytes=sum(size(node) for node in graph.nodes if node.op == "call_function"),
-        peak_memory=peak(graph, size),
+        activation_bytes=sum(taken for node, taken in sizes.items() if node.op == "call_function"),
+        peak_memory=peak(graph, sizes.__getitem__),
     )
 
 
