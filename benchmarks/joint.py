@@ -36,8 +36,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     ALL: ("bits", "ranks", "channels"),
 }
 BUDGETS: Mapping[str, tuple[str, ...]] = {
-    "digits-cnn": ("latency=0.5", "latency=0.5,size=0.6"),
-    "char-lm": ("latency=0.7", "latency=0.7,size=0.6"),
+    "digits-cnn": ("latency=0.5",),
+    "char-lm": ("latency=0.7",),
 }
 """Shares of the 8-bit program's that more than one family can hold, or else none but all together."""
 SIZES: Mapping[str, Mapping[str, int]] = {"digits-cnn": {"batch": 256}, "char-lm": {"batch": 4}}

@@ -67,6 +67,7 @@ def bench(
     threads: int = 2,
     seed: int = 0,
     runs_per_turn: int = 5,
+    processes: int = 1,
     timeout: float = 600.0,
     quick: bool = False,
     progress: Progress | None = None,
@@ -88,6 +89,8 @@ def bench(
             normal, 8-bit and 16-bit integers fill their range, wider ones (ids, masks) are 0 or 1.
         sizes: sizes of dynamic dimensions for drawn inputs, by name; their minimum unless given.
         threads: threads of each contender.
+        processes: of each contender, one after another with an equal part of the turns: what memory a process happens to get can be
+            worth a fifth of a run that takes a millisecond.
         timeout: seconds within which a turn has to answer.
         quick: allow fewer repeats and shorter pauses; the table says so.
         progress: called with the turns done and their total.
@@ -101,8 +104,8 @@ def bench(
         InputError: the inputs do not fit an artifact.
         ArtifactError: a folder is no intact artifact.
     """
-    if not contenders or min(repeats, warmup, runs_per_turn, threads) < 1 or pause < 0:
-        raise BenchError("nothing to measure", way_on="pass contenders, and positive repeats, warmup, runs_per_turn and threads")
+    if not contenders or min(repeats, warmup, runs_per_turn, threads, processes) < 1 or pause < 0:
+        raise BenchError("nothing to measure", way_on="pass contenders, and positive repeats, warmup, runs_per_turn, processes and threads")
     if not quick and (repeats < MINIMUM_RUNS or pause < MINIMUM_PAUSE):
         message = f"{repeats} runs with pauses of {pause} s are too few for a claim"
         raise BenchError(message, way_on=f"at least {MINIMUM_RUNS} runs and {MINIMUM_PAUSE} s, or quick=True")
@@ -112,29 +115,32 @@ def bench(
     arrays = _inputs(opened, inputs, dict(sizes or {}), seed)
     notes = ["quick: fewer runs or shorter pauses than a claim needs"] if quick else []
     names = _names(opened)
-    turns = -(-repeats // runs_per_turn)
+    each = -(-repeats // (runs_per_turn * processes))  # turns of one process
+    turns = each * processes
     seconds = np.empty((len(opened), turns, runs_per_turn))
-    with ExitStack() as stack:
-        if rpc is not None and key is not None:
-            _check_remote(names, opened)
-            from .tvm.remote import Remote  # with it comes TVM
+    for first in range(0, turns, each):
+        with ExitStack() as stack:
+            if rpc is not None and key is not None:
+                _check_remote(names, opened)
+                from .tvm.remote import Remote  # with it comes TVM
 
-            remote = stack.enter_context(Remote(rpc, key, wait=wait, timeout=timeout, threads=threads))
-            notes = [remote.note, *notes]
-            opener: Callable[[str, Any], Process | Timed] = partial(remote.open, inputs=arrays or ())
-        else:
-            notes = [*_notes(threads), *notes]
-            opener = partial(_process, stack, arrays, threads, timeout)
-        processes = []
-        for name, contender in zip(names, opened, strict=True):
-            processes.append(opener(name, contender))
-            processes[-1].run(warmup)  # before the next one starts, so that none is disturbed while it opens its model
-        for turn in range(turns):
-            for position, process in enumerate(processes):
-                sleep(pause)
-                seconds[position, turn] = process.run(runs_per_turn)
-                if progress is not None:
-                    progress(turn * len(processes) + position + 1, turns * len(processes))
+                remote = stack.enter_context(Remote(rpc, key, wait=wait, timeout=timeout, threads=threads))
+                opener: Callable[[str, Any], Process | Timed] = partial(remote.open, inputs=arrays or ())
+                about = [remote.note]
+            else:
+                opener, about = partial(_process, stack, arrays, threads, timeout), _notes(threads)
+            if first == 0:
+                notes = [*about, *notes]
+            running = []
+            for name, contender in zip(names, opened, strict=True):
+                running.append(opener(name, contender))
+                running[-1].run(warmup)  # before the next one starts, so that none is disturbed while it opens its model
+            for turn in range(first, first + each):
+                for position, process in enumerate(running):
+                    sleep(pause)
+                    seconds[position, turn] = process.run(runs_per_turn)
+                    if progress is not None:
+                        progress(turn * len(running) + position + 1, turns * len(running))
     return Table(names, seconds, tuple(c.size if isinstance(c, Artifact) else c.size_bytes for c in opened), tuple(notes))
 
 

@@ -42,6 +42,8 @@ FLOAT = "onnx:float"
 """The target on which the float model is timed: what users have before."""
 _MARGIN = 0.995
 """Of what is aimed at next, so that rounding does not break a budget again."""
+_PROCESSES = 3
+"""In which each program is timed: on small ones, processes differ by more than what is chosen between."""
 _SHORT, _SHORTLY = 30, 5
 """Steps of training before a single choice is measured, and how many answers' steps all of them may take together."""
 _USED = 0.95
@@ -135,10 +137,12 @@ class Search:
         near = {frozenset(each[0].chosen.items()): each for each in found if _excess(each[1], asked) == least}
         answer, built = next(iter(near.values()))
         if len(near) > 1:
-            answer, built = min(
-                near.values(), key=lambda each: self._judge.loss(self._trained(each[0], each[1], self._judge.training).program)
-            )
+            answer, built = min(near.values(), key=self._judged)
         return answer, self._trained(answer, built, self._data)
+
+    def _judged(self, each: tuple[Answer, Built]) -> float:
+        """What it loses, trained, where training did not look."""
+        return self._judge.loss(self._trained(*each, self._judge.training).program)
 
     def _attempted(self, budgets: Sequence[Budget], asked: Mapping[str, float], weight: float) -> tuple[Answer, Built]:
         """Of answers whose measured figures are within the budgets that which is predicted to lose least; where there is none, that
@@ -161,10 +165,7 @@ class Search:
                 if not found:
                     raise
                 break
-            chosen = frozenset(answer.chosen.items())
-            if chosen not in self._candidates:
-                self._candidates[chosen] = self._built(answer.chosen, self._data, steps=0)
-            built = self._candidates[chosen].judged(budgets)
+            built = self._measured(answer, budgets)
             found.append((replace(answer, budgets=asked), built))
             used = {name: built.measured[name].value / limit for name, limit in asked.items()}
             over = [name for name in asked if used[name] > 1]
@@ -175,6 +176,13 @@ class Search:
                 aims[name] = ends[name].next(min(aims[name], answer.costs[name]) / used[name] * _MARGIN)
         held = [each for each in found if _excess(each[1], asked) == 1]
         return min(held, key=lambda each: each[0].loss) if held else min(found, key=lambda each: _excess(each[1], asked))
+
+    def _measured(self, answer: Answer, budgets: Sequence[Budget]) -> Built:
+        """Lowered and measured, not trained; once."""
+        chosen = frozenset(answer.chosen.items())
+        if chosen not in self._candidates:
+            self._candidates[chosen] = self._built(answer.chosen, self._data, steps=0)
+        return self._candidates[chosen].judged(budgets)
 
     def _shortly(self, cut: Program) -> Program:
         """Trained by a share of the steps that all single choices have together."""
@@ -230,7 +238,7 @@ class Search:
         return Built(plan, result.program, tuple(passes), result.report, measured, ratio, seconds)
 
     def _bench(self, artifacts: Sequence[Artifact]) -> Table:
-        return bench(artifacts, sizes=self._sizes, repeats=self._how.repeats, threads=self._how.threads)
+        return bench(artifacts, sizes=self._sizes, repeats=self._how.repeats, threads=self._how.threads, processes=_PROCESSES)
 
     def _whole(self, resource: str) -> float:
         return float(self.float_size) if resource == "size" else float(self.float_seconds or 0.0)

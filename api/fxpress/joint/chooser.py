@@ -17,7 +17,7 @@ from .problem import problem_of
 from .search import Progress, improved
 from .space import Space
 
-_SOLVINGS, _SECONDS, _GAP = 4, 30.0, 0.01
+_SOLVINGS, _SECONDS, _GAP = 4, 30.0, 1e-3
 """How often costs are written anew at the answer, in which they are exact; how long one solving may take, and how far from the optimum it
 may end, which is less than what predictions are wrong."""
 _SLACK = (1.0, 1.1, 1.25)

@@ -37,19 +37,19 @@ def problem_of(space: Space, losses: Losses, costs: Costs, budgets: Mapping[str,
     units = []
     for name, choices in space.units.items():
         made = [Choice(choice, losses[name, choice], of(name, choice)) for choice in choices]
-        units.append(Unit(name, tuple(_useful(made) if name in space.layers else made)))
+        units.append(Unit(name, tuple(_useful(made, (at or {}).get(name)) if name in space.layers else made)))
     by_name = {unit.name: {choice.name: choice for choice in unit.choices} for unit in units}
     spent = {name: of(name, (at or space.nothing)[name]) for name in space.layers}
     pairs = [*_groups(costs, by_name), *_both(costs, spent), *_blocks(space, costs, by_name, spent)]
     return Problem(tuple(units), dict(budgets), tuple(pairs), {name: costs.overhead[name] for name in resources})
 
 
-def _useful(choices: list[Choice]) -> list[Choice]:
-    """Without those than which another loses and costs no more; of equals the first stays."""
+def _useful(choices: list[Choice], chosen: str | None) -> list[Choice]:
+    """Without those than which another loses and costs no more, unless they are chosen; of equals the first stays."""
     kept: list[Choice] = []
     for choice in choices:
         rivals = [*kept, *(other for other in choices if other is not choice and other not in kept)]
-        if not any(_beats(other, choice, other in kept) for other in rivals):
+        if choice.name == chosen or not any(_beats(other, choice, other in kept) for other in rivals):
             kept.append(choice)
     return kept
 
