@@ -54,6 +54,22 @@ def test_turns_are_interleaved_after_warm_ups(tmp_path: Path) -> None:
     assert log.read_text() == "A" + "B" + "AAABBB" * 4
 
 
+def test_several_processes_share_the_turns(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    body = "open({!r}, 'a').write({!r}); time.sleep(0.0001)"
+    steps: list[tuple[int, int]] = []
+    table = bench(
+        [peer(name, body.format(str(log), name)) for name in "AB"],
+        **{**QUICK, "processes": 3},
+        progress=lambda *step: steps.append(step),
+    )
+    assert log.read_text() == ("A" + "B" + "AAABBB" * 2) * 3
+    assert table.seconds.shape == (2, 6, 3)
+    assert steps == [(done, 12) for done in range(1, 13)]
+    with pytest.raises(BenchError, match="positive repeats, warmup, runs_per_turn, processes and threads"):
+        bench([peer("A", "pass")], **{**QUICK, "processes": 0})
+
+
 def test_artifacts_and_peers_get_the_same_inputs(artifact: Artifact) -> None:
     body = "assert inputs()[0].shape == (4, 3, 8, 8) and abs(inputs()[0].mean()) < 0.2"
     table = bench([artifact, str(artifact.folder), peer("peer", body)], sizes={"batch": 4}, **QUICK)

@@ -18,6 +18,7 @@ def bench(
     folders: Annotated[list[Path], typer.Argument(help="Artifacts; ratios are against the first.")],
     repeats: Annotated[int, typer.Option(min=30, help="Timed runs an artifact.")] = 50,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, help="Of each, with equal parts of the runs: below a millisecond they differ.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Size of the first dimension, where it is dynamic.")] = 1,
     rpc: Annotated[str | None, typer.Option(help="TVM's tracker, host:port: measure on a device there.", show_default=False)] = None,
     key: Annotated[str | None, typer.Option(help="Of the device's servers, with --rpc.", show_default=False)] = None,
@@ -40,6 +41,7 @@ def bench(
             artifacts,
             repeats=repeats,
             threads=threads,
+            processes=processes,
             sizes=sizes,
             rpc=rpc,
             key=key,
@@ -51,6 +53,6 @@ def bench(
             asdict(row) | {"folder": str(folder), "target": artifact.target, "ratio": asdict(table.ratio(place, 0))}
             for place, (row, folder, artifact) in enumerate(zip(table.rows, folders, artifacts, strict=True))
         ]
-        print_json({"rows": rows, "batch": batch, "threads": threads, "notes": table.notes})
+        print_json({"rows": rows, "batch": batch, "threads": threads, "processes": processes, "notes": table.notes})
     else:
         Console().print(str(table), markup=False, highlight=False, soft_wrap=True)
