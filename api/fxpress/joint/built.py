@@ -27,8 +27,9 @@ class How:
         families: what may be chosen.
         rounds: of improving the answer around itself, where bits alone change.
         weights: of what channels and blocks lose beside what ranks do: to what is lost after the short training behind which single
-            choices are measured, long training gives back more of ranks, by how much differs among networks. Each weight has its own answer, and so has each family alone; of those that hold
-            the budgets the one is taken that loses least on calibration data which its training did not see.
+            choices are measured, long training gives back more of ranks, by how much differs among networks. Each weight has its own
+            answer, and so has each family alone; of those that hold the budgets the one is taken that loses least on calibration data
+            which its training did not see.
         steps: of training on the float model's outputs, where more than bits changed; 0 for none.
         attempts: how often a budget that broke when measured is aimed at lower, or one that was not used up higher.
         repeats, threads: of latency measurements.
