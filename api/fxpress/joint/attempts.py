@@ -42,7 +42,7 @@ FLOAT = "onnx:float"
 """The target on which the float model is timed: what users have before."""
 _MARGIN = 0.995
 """Of what is aimed at next, so that rounding does not break a budget again."""
-_PROCESSES = 3
+_PROCESSES = 2
 """In which each program is timed: on small ones, processes differ by more than what is chosen between."""
 _SHORT, _SHORTLY = 30, 5
 """Steps of training before a single choice is measured, and how many answers' steps all of them may take together."""
