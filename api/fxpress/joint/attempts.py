@@ -25,7 +25,7 @@ from ..costs import MeasuredCosts
 from ..model_source import Source
 from ..never_slower import sizes_of
 from .aside import Judge
-from .built import Built, How, finishing, training_loss
+from .built import Built, How, Weighing, finishing, training_loss
 from .chooser import Chooser
 from .costs import Costs
 from .ends import Ends
@@ -44,7 +44,7 @@ _MARGIN = 0.995
 """Of what is aimed at next, so that rounding does not break a budget again."""
 _PROCESSES = 2
 """In which each program is timed: on small ones, processes differ by more than what is chosen between."""
-_SHORT, _SHORTLY = 30, 5
+_SHORT, _SHORTLY = 30, 15
 """Steps of training before a single choice is measured, and how many answers' steps all of them may take together."""
 _USED = 0.95
 """Of a budget: an answer that uses less is asked for again with more, since prediction was too careful."""
@@ -94,17 +94,18 @@ class Search:
             self.float_seconds = row.p50_ms / 1e3
         self._distance: Distance = divergence if source.scores else _relative_error
         self._judge = Judge(self._original, data, self._distance)
-        singles = Losses(self._space, self._distance, trained=self._shortly).singles()
+        untrained = Losses(self._space, self._distance).singles()
+        singles = Losses(self._space, self._distance, trained=self._shortly).singles() if self._short else untrained
         measured = MeasuredCosts(target, self._sizes, threads=how.threads, cache=how.cache) if timed else None
         costs = Costs.measured(self._space, TargetMeasure(self._space, target, data, measured, self._bench))
         if timed:
             self.whole = self._built(self._space.nothing, data)
             seconds = self.whole.measured["latency"].value
             costs = costs.scaled(seconds / problem_of(self._space, singles, costs, {}).costs(self._space.nothing)["latency"])
-        self._chooser = Chooser(self._space, singles, costs, self._distance, how, progress)
+        self._chooser = Chooser(self._space, singles, untrained, costs, self._distance, how, progress)
         self._candidates = dict[frozenset[tuple[str, str]], Built]()
         # shared with `only`, so that a family alone is measured once
-        self._attempts = dict[tuple[tuple[str, ...], tuple[tuple[str, float], ...], float], tuple[Answer, Built]]()
+        self._attempts = dict[tuple[tuple[str, ...], tuple[tuple[str, float], ...], Weighing], tuple[Answer, Built]]()
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
@@ -126,10 +127,10 @@ class Search:
             InfeasibleError: no choice holds the budgets, or none that is predicted to be as far below them as prediction was short.
         """
         asked = {budget.resource: budget.within(self._whole(budget.resource)) for budget in budgets}
-        found = [self._attempted(budgets, asked, weight) for weight in self._weights()]
+        found = [self._attempted(budgets, asked, weighing) for weighing in self._weighings()]
         for family in self._alone():
             try:
-                answer, built = self.only((family,))._attempted(budgets, asked, 1.0)
+                answer, built = self.only((family,))._attempted(budgets, asked, Weighing())
             except InfeasibleError:
                 continue
             found.append((replace(answer, chosen={**self._space.nothing, **answer.chosen}), built))
@@ -144,23 +145,23 @@ class Search:
         """What it loses, trained, where training did not look."""
         return self._judge.loss(self._trained(*each, self._judge.training).program)
 
-    def _attempted(self, budgets: Sequence[Budget], asked: Mapping[str, float], weight: float) -> tuple[Answer, Built]:
+    def _attempted(self, budgets: Sequence[Budget], asked: Mapping[str, float], weighing: Weighing) -> tuple[Answer, Built]:
         """Of answers whose measured figures are within the budgets that which is predicted to lose least; where there is none, that
         which is least above one; not trained yet.
 
         Aims are moved by what prediction was wrong until an answer uses what it may.
         """
-        key = (self._space.families, tuple(asked.items()), weight)
+        key = (self._space.families, tuple(asked.items()), weighing)
         if key not in self._attempts:
-            self._attempts[key] = self._best(budgets, asked, weight)
+            self._attempts[key] = self._best(budgets, asked, weighing)
         return self._attempts[key]
 
-    def _best(self, budgets: Sequence[Budget], asked: Mapping[str, float], weight: float) -> tuple[Answer, Built]:
+    def _best(self, budgets: Sequence[Budget], asked: Mapping[str, float], weighing: Weighing) -> tuple[Answer, Built]:
         aims, found = dict(asked), list[tuple[Answer, Built]]()
         ends = {name: Ends() for name in asked}
         for _ in range(self._how.attempts):
             try:
-                answer = self._chooser.answer(aims, weight) if found else self._chooser.nearest(aims, weight)
+                answer = self._chooser.answer(aims, weighing) if found else self._chooser.nearest(aims, weighing)
             except InfeasibleError:
                 if not found:
                     raise
@@ -184,13 +185,16 @@ class Search:
             self._candidates[chosen] = self._built(answer.chosen, self._data, steps=0)
         return self._candidates[chosen].judged(budgets)
 
-    def _shortly(self, cut: Program) -> Program:
-        """Trained by a share of the steps that all single choices have together."""
+    @property
+    def _short(self) -> int:
+        """Steps of a short training; fewer than some tell less than none."""
         steps = min(_SHORT, _SHORTLY * self._how.steps // max(self._space.cuts, 1))
-        if not steps:
-            return cut
+        return steps if 2 * steps >= _SHORT else 0
+
+    def _shortly(self, cut: Program) -> Program:
+        """Trained for the steps of `_short`."""
         data = Context(Evidence(self._judge.training), self._how.seed)
-        return Recover(steps=steps, loss=training_loss(self._source), teacher=self._original).apply(cut, data)
+        return Recover(steps=self._short, loss=training_loss(self._source), teacher=self._original).apply(cut, data)
 
     def fronts(self, answer: Answer) -> dict[str, Front]:
         """`Chooser.fronts` of an answer."""
@@ -213,12 +217,12 @@ class Search:
 
     def _alone(self) -> tuple[str, ...]:
         """Families whose own answers are candidates too, where training follows: of mixtures predictions are the least sure."""
-        return self._space.families if self._how.steps and len(self._weights()) > 1 else ()
+        return self._space.families if self._how.steps and len(self._weighings()) > 1 else ()
 
-    def _weights(self) -> tuple[float, ...]:
+    def _weighings(self) -> tuple[Weighing, ...]:
         """More than one where training follows and there is something to weigh against each other."""
         other = self._space.atoms or self._space.blocks
-        return self._how.weights if self._how.steps and self._space.ranked and other else (1.0,)
+        return self._how.weighings if self._how.steps and self._space.ranked and other else (Weighing(),)
 
     def _built(self, chosen: Mapping[str, str], training: Calibration, steps: int | None = None, timed: bool = True) -> Built:
         plan, cut = self._space.built(chosen)

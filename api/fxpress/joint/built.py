@@ -20,16 +20,28 @@ from .space import FAMILIES
 
 
 @dataclass(frozen=True)
+class Weighing:
+    """What a single choice is taken to lose.
+
+    Attributes:
+        weight: of channels and blocks.
+        trained: as measured after a short training, where answers are trained; or else before any.
+    """
+
+    weight: float = 1.0
+    trained: bool = True
+
+
+@dataclass(frozen=True)
 class How:
     """Settings of a search.
 
     Attributes:
         families: what may be chosen.
         rounds: of improving the answer around itself, where bits alone change.
-        weights: of what channels and blocks lose beside what ranks do: to what is lost after the short training behind which single
-            choices are measured, long training gives back more of ranks, by how much differs among networks. Each weight has its own
-            answer, and so has each family alone; of those that hold the budgets the one is taken that loses least on calibration data
-            which its training did not see.
+        weighings: of what channels and blocks lose beside what ranks do: training gives back most of the former at once, and later more
+            of the latter, by how much differs among networks. Each has its own answer, and so has each family alone; of those that hold
+            the budgets the one is taken that loses least on calibration data which its training did not see.
         steps: of training on the float model's outputs, where more than bits changed; 0 for none.
         attempts: how often a budget that broke when measured is aimed at lower, or one that was not used up higher.
         repeats, threads: of latency measurements.
@@ -39,7 +51,7 @@ class How:
 
     families: tuple[str, ...] = FAMILIES
     rounds: int = 1
-    weights: tuple[float, ...] = (1.0, 4.0)
+    weighings: tuple[Weighing, ...] = (Weighing(), Weighing(4.0), Weighing(0.1, trained=False))
     steps: int = 300
     attempts: int = 6
     repeats: int = 50

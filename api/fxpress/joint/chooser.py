@@ -10,7 +10,7 @@ from fxpress_ir.errors import InfeasibleError
 from fxpress_passes.allocate import Answer, Front, Milp, Problem, front
 from fxpress_passes.evidence.losses import Distance
 
-from .built import How
+from .built import How, Weighing
 from .costs import Costs
 from .losses import Losses
 from .problem import problem_of
@@ -29,12 +29,14 @@ class Chooser:
     """What is known of one space's choices.
 
     Attributes:
-        singles: what each choice alone loses.
+        singles: what each choice alone loses, after a short training where answers are trained.
+        untrained: the same before any.
         distance: of outputs, by which choices together are measured.
     """
 
     space: Space
     singles: Mapping[tuple[str, str], float]
+    untrained: Mapping[tuple[str, str], float]
     costs: Costs
     distance: Distance
     how: How
@@ -48,13 +50,13 @@ class Chooser:
     def _losses(self) -> Losses:
         return Losses(self.space, self.distance)
 
-    def answer(self, aims: Mapping[str, float], weight: float) -> Answer:
+    def answer(self, aims: Mapping[str, float], weighing: Weighing) -> Answer:
         """From nothing chosen, or else from the least size: the first answer that holds the aims by what it costs itself.
 
         Raises:
             InfeasibleError: from either nothing holds them.
         """
-        solver, losses, size, refused = Milp(gap=_GAP, seconds=_SECONDS), self._weighed(weight), self.costs.size, list[InfeasibleError]()
+        solver, losses, size, refused = Milp(gap=_GAP, seconds=_SECONDS), self._weighed(weighing), self.costs.size, list[InfeasibleError]()
         least = {name: min(choices, key=lambda one: size.get((name, one), 0.0)) for name, choices in self.space.units.items()}
         settled = list[tuple[Problem, Answer]]()
         for at in (self.space.nothing, least):
@@ -73,7 +75,7 @@ class Chooser:
             return answer
         return improved(problem, answer, solver, self._losses.of, self.how.rounds, self.progress)
 
-    def nearest(self, aims: Mapping[str, float], weight: float) -> Answer:
+    def nearest(self, aims: Mapping[str, float], weighing: Weighing) -> Answer:
         """Within the aims, or above that of latency by no more than predictions may be wrong: what is built will tell.
 
         Raises:
@@ -81,10 +83,10 @@ class Chooser:
         """
         for slack in _SLACK if "latency" in aims else ():
             try:
-                return self.answer({**aims, "latency": aims["latency"] * slack}, weight)
+                return self.answer({**aims, "latency": aims["latency"] * slack}, weighing)
             except InfeasibleError:
                 continue
-        return self.answer(aims, weight)
+        return self.answer(aims, weighing)
 
     def fronts(self, answer: Answer) -> dict[str, Front]:
         """By resource with a budget, the others held; without improvement around answers, and exact in costs at this one."""
@@ -108,5 +110,6 @@ class Chooser:
         own = problem_of(self.space, losses, self.costs, aims, answer.chosen)
         return own, Answer.of(own, answer.chosen, answer.solver, seconds=answer.seconds)
 
-    def _weighed(self, weight: float) -> dict[tuple[str, str], float]:
-        return {(unit, choice): loss * (1.0 if unit in self.space.layers else weight) for (unit, choice), loss in self.singles.items()}
+    def _weighed(self, weighing: Weighing) -> dict[tuple[str, str], float]:
+        losses = self.singles if weighing.trained else self.untrained
+        return {(unit, choice): loss * (1.0 if unit in self.space.layers else weighing.weight) for (unit, choice), loss in losses.items()}

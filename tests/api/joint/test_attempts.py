@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from fxpress.joint.attempts import Search
-from fxpress.joint.built import Built, How
+from fxpress.joint.built import Built, How, Weighing
 from fxpress.joint.chooser import Chooser
 from fxpress.joint.goal import Budget
 from fxpress_ir.errors import InfeasibleError
@@ -26,16 +26,16 @@ class Exact(Chooser):
     @classmethod
     def of(cls, script: list[tuple[float, float, float] | None]) -> Exact:
         none: Any = None
-        found = cls(none, {}, none, none, none)
+        found = cls(none, {}, {}, none, none, none)
         object.__setattr__(found, "script", script)
         object.__setattr__(found, "aims", [])
         return found
 
-    def answer(self, aims: Mapping[str, float], weight: float) -> Answer:
+    def answer(self, aims: Mapping[str, float], weighing: Weighing) -> Answer:
         self.aims.append(aims["latency"])
         if self.script[0] is None:
             raise InfeasibleError("latency at most so much cannot be held")
-        chosen, latency = {"unit": str(len(self.aims)), "weight": str(weight)}, aims["latency"]
+        chosen, latency = {"unit": str(len(self.aims)), "weight": str(weighing.weight)}, aims["latency"]
         return Answer(chosen, {}, 1 / latency, {"latency": latency}, dict(aims), "milp")
 
 
@@ -54,8 +54,8 @@ class Scripted(Search):
     def aims(self) -> list[float]:
         return cast(Exact, self._chooser).aims
 
-    def _weights(self) -> tuple[float, ...]:
-        return tuple(self._losses_of)
+    def _weighings(self) -> tuple[Weighing, ...]:
+        return tuple(map(Weighing, self._losses_of))
 
     def _alone(self) -> tuple[str, ...]:
         return ()
