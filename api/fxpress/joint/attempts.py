@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 from fxpress_backends.artifact import Artifact, lower
@@ -42,6 +43,8 @@ FLOAT = "onnx:float"
 """The target on which the float model is timed: what users have before."""
 _MARGIN = 0.995
 """Of what is aimed at next, so that rounding does not break a budget again."""
+_RUNS, _MOST_RUNS, _TURN = 5, 100, 5e-3
+"""Runs a turn at least and at most, and seconds that a turn should take."""
 _PROCESSES = 2
 """In which each program is timed: on small ones, processes differ by more than what is chosen between."""
 _SHORT, _SHORTLY = 30, 15
@@ -242,7 +245,17 @@ class Search:
         return Built(plan, result.program, tuple(passes), result.report, measured, ratio, seconds)
 
     def _bench(self, artifacts: Sequence[Artifact]) -> Table:
-        return bench(artifacts, sizes=self._sizes, repeats=self._how.repeats, threads=self._how.threads, processes=_PROCESSES)
+        """In turns; of runs that are short, a turn has more: after a pause the first ones are the machine's more than the program's."""
+        a_turn = _RUNS if self.float_seconds is None else max(_RUNS, min(_MOST_RUNS, ceil(_TURN / self.float_seconds)))
+        turns = ceil(self._how.repeats / _RUNS)
+        return bench(
+            artifacts,
+            sizes=self._sizes,
+            repeats=turns * a_turn,
+            runs_per_turn=a_turn,
+            threads=self._how.threads,
+            processes=_PROCESSES,
+        )
 
     def _whole(self, resource: str) -> float:
         return float(self.float_size) if resource == "size" else float(self.float_seconds or 0.0)
