@@ -58,7 +58,8 @@ def _products(asked: Asked, batch: Batch, position: int) -> Tensor:
     recorded = Recorded(asked.program, batch, asked.base)
     original = _rows(Recorded(asked.program, batch, {}).original)
     most = max(1, _MOST // ((1 + count) * original.shape[1]))
-    drawn = torch.randperm(len(original), generator=torch.Generator().manual_seed(asked.context.seed + position))[:most]
+    generator = torch.Generator().manual_seed(asked.context.seed)
+    drawn = [torch.randperm(len(original), generator=generator) for _ in range(1 + position)][-1][:most]
     kept, start = original[drawn], _rows(recorded.original)[drawn]
     moves = torch.empty(1 + count, kept.numel())
     moves[0] = coordinates(kept, start - kept).flatten()
